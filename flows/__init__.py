@@ -1,0 +1,1 @@
+"""The story: which stage follows which. No torch, no paths, no engines."""

@@ -1,0 +1,84 @@
+"""What the commands need of Prefect: a flow run in this process, a deployment's run, and the table they leave.
+
+Prefect reads its settings from the environment when it is imported: it is imported here after they are set.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+from uuid import uuid4
+
+from noisystudent_core.errors import NoisyStudentError
+from tasks import servers
+from tasks.services import Servers, environment, home_folder, servers_at, work_folder
+
+DEPLOYMENT = "noisy-student/iterate"
+Rows = list[dict[str, Any]]
+
+
+def run_flow(parameters: dict[str, Any]) -> Rows:
+    """Run the flow here, on the Prefect server that answers, else on one that lives as long as the run."""
+    with servers.temporary_prefect_server() as url:
+        os.environ.update(_environment(url))
+        from flows.noisy_student import noisy_student
+
+        rows: Any = noisy_student(**parameters)
+        return rows
+
+
+def _environment(prefect_url: str) -> dict[str, str]:
+    """Settings of a run in this process: this Prefect server, and MLflow's server where it runs, else its database."""
+    local = environment(servers_at(home_folder())) | {"PREFECT_API_URL": prefect_url}
+    mlflow = next(service for service in servers.status() if service.name == "mlflow")
+    if mlflow.state != "running":
+        del local["MLFLOW_TRACKING_URI"]
+    return local | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ}
+
+
+def start() -> Servers:
+    """Have the local servers run, with the deployments on them."""
+    started = servers.up()
+    servers.deploy()
+    return started
+
+
+def run_deployment(started: Servers) -> Rows:
+    """Run the deployment with its defaults, watched on this terminal; returns the iterations table.
+
+    Raises `NoisyStudentError` if the run does not end well.
+    """
+    name = f"demo {time.strftime('%Y-%m-%d %H:%M:%S')} {uuid4().hex[:4]}"
+    command = ["prefect", "deployment", "run", DEPLOYMENT, "--watch", "--flow-run-name", name]
+    ended = subprocess.run([sys.executable, "-m", *command], env=environment(started), cwd=work_folder(), check=False)
+    if ended.returncode != 0:
+        raise NoisyStudentError(f"{' '.join(command[:4])} did not end well; its log is at {started.prefect_url}/runs")
+    return _iterations(started, name)
+
+
+def _iterations(started: Servers, flow_run_name: str) -> Rows:
+    """The table artifact of the flow run of this name."""
+    os.environ.update(environment(started))
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        ArtifactFilter,
+        ArtifactFilterKey,
+        FlowRunFilter,
+        FlowRunFilterName,
+    )
+
+    with get_client(sync_client=True) as client:
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["iterations"])),
+            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[flow_run_name])),
+        )
+    if not artifacts:
+        raise NoisyStudentError(f"flow run {flow_run_name!r} left no table; its log is at {started.prefect_url}/runs")
+    return json.loads(str(artifacts[0].data))
+
+
+def addresses(started: Servers) -> str:
+    """Where to look."""
+    return f"Prefect: {started.prefect_url}\nMLflow:  {started.mlflow_url}"

@@ -1,0 +1,121 @@
+"""Noisy Student Training, Algorithm 1 of the paper (section 2), as a flow."""
+
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from noisystudent_core.config import NoisyStudentConfig
+from noisystudent_core.recipes import configure
+from tasks.evaluate import measure, summarise
+from tasks.fit import fit
+from tasks.predict import label
+from tasks.prepare import exclusions, prepare_all
+from tasks.publish import publish
+from tasks.running import Run
+from tasks.select import select
+from tasks.session import session
+
+THREADS: Any = ThreadPoolTaskRunner(max_workers=16)  # the default has no bound; device slots bound the work
+
+
+@flow(name="noisy-student", flow_run_name="{recipe} seed {seed}", task_runner=THREADS)
+def noisy_student(
+    recipe: str = "digits",
+    root: str | None = None,
+    labelled: str | None = None,
+    unlabelled: str | None = None,
+    validation: str | None = None,
+    test: str | None = None,
+    seed: int = 0,
+    engine: str = "local",
+    student: str | None = None,
+    num_iterations: int | None = None,
+    unlabelled_ratio: float | None = None,
+    threshold: float | None = None,
+    num_images_per_class: int | None = None,
+    overrides: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Turn labelled images and many more unlabelled ones into a better classifier; returns the iterations table.
+
+    A finished stage is reused: run the same parameters again to go on after an interruption.
+
+    Args:
+        recipe: A whole configuration by name; `noisy-student recipes` lists them.
+        root: Where artifacts go, a folder or s3:// URL; by default .noisy-student/artifacts.
+        labelled: Labelled images, Parquet files with `image` and `label`; by default the recipe's.
+        unlabelled: Unlabelled images, Parquet files with `image`; by default the recipe's.
+        validation: Images that choices are made on; by default the recipe's, or a share of the labelled ones.
+        test: Images that the table reports; by default the recipe's.
+        seed: Seed of the whole run.
+        engine: Where stages run: "local", the devices of this machine.
+        student: timm name of every student's net, instead of the recipe's.
+        num_iterations: How many students, one after another; the recipe's last one is repeated.
+        unlabelled_ratio: Unlabelled images per labelled image of a step, at least 1.
+        threshold: Pseudo labels of a confidence above it are kept, from 0 to below 1.
+        num_images_per_class: Selected images of each class, copies counted.
+        overrides: Any other setting by dotted path, as {"iterations.0.train.warmup_epochs": 5}.
+    """
+    sources = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation, "test": test}
+    config = configure(
+        recipe,
+        sources=sources,
+        seed=seed,
+        student=student,
+        num_iterations=num_iterations,
+        unlabelled_ratio=unlabelled_ratio,
+        threshold=threshold,
+        num_images_per_class=num_images_per_class,
+        overrides=overrides,
+    )
+    with session(config, root, engine) as run:
+        return iterate(config, run)
+
+
+def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
+    """Algorithm 1; every line submits, and waits only where the paper does."""
+    data = prepare_all(config, run)
+    labelled, validation, images = data["labelled"], data["validation"], data["unlabelled"]
+    evaluation = {name: future for name, future in data.items() if name in ("validation", "test")}
+    excluded = exclusions.submit({"unlabelled": images, **evaluation}, config, run)
+
+    # 1. a teacher, noised, on labelled images; beside it each student's net on the same, for comparison
+    teacher = fit.submit("teacher", config.fit_teacher(), labelled, validation, run, iteration=0)
+    baselines = {
+        i: fit.submit(f"baseline {i}", config.fit_baseline(i), labelled, validation, run, iteration=i)
+        for i in config.baseline_iterations
+    }
+    models = [measure(0, teacher, None, data, config, run)]
+
+    # Filtering and balancing, once (section 2, "Other Techniques")
+    selector = teacher
+    if (separate := config.fit_selector()) is not None:
+        selector = fit.submit("selector", separate, labelled, validation, run)
+    predictions = label("selector", config.predict("label"), {"checkpoint": selector, "images": images}, run)
+    judged = label("selector", config.predict("label"), {"checkpoint": selector, "images": validation}, run)
+    selection = select.submit(
+        {
+            "predictions": predictions,
+            "images": images,
+            "exclusions": excluded,
+            "labelled": labelled,
+            "validation_predictions": judged,
+            "validation_images": validation,
+        },
+        config,
+        run,
+    )
+
+    for i in config.student_iterations:
+        # 2. the teacher, not noised, labels the selected images
+        selected = {"images": images, "selection": selection}
+        pseudo = label(f"teacher {i}", config.predict("distribution"), {"checkpoint": teacher, **selected}, run, i)
+        # 3. an equal-or-larger student, noised, on labelled and pseudo-labelled images
+        pseudo_labelled = {**selected, "predictions": pseudo}
+        student = fit.submit(f"student {i}", config.fit_student(i), labelled, validation, run, pseudo_labelled, i)
+        models.append(measure(i, student, baselines.get(i), data, config, run))
+        teacher = student  # 4. go to 2
+
+    rows = summarise.submit(models, config, run)
+    publish.submit(teacher, rows, config, run).wait()
+    return rows.result()

@@ -1,0 +1,180 @@
+"""The complete configuration of a run of Algorithm 1, and the stage settings that follow from it."""
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from noisystudent_core.config.settings import (
+    EvaluateConfig,
+    ExclusionsConfig,
+    FitConfig,
+    Fraction,
+    IngestConfig,
+    InputNoise,
+    ModelConfig,
+    PredictConfig,
+    PrepareConfig,
+    PseudoLabelConfig,
+    SelectConfig,
+    Settings,
+    TrainConfig,
+)
+
+SPLITS = ("labelled", "unlabelled", "validation", "test")
+
+
+class Sources(Settings):
+    """Where the images are: files, folders, globs or URLs of any fsspec file system."""
+
+    labelled: str | None = None
+    unlabelled: str | None = None
+    validation: str | None = None  # None: a stratified share of the labelled images
+    test: str | None = None  # None: the table shows validation alone, and says so
+
+
+class DataConfig(Settings):
+    """How sources become image parts."""
+
+    num_classes: Annotated[int, Field(ge=2)] = 1000
+    class_names: tuple[str, ...] | None = None
+    images_per_part: Annotated[int, Field(ge=1)] = 10_000
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
+    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # used where there is no validation source
+
+    @model_validator(mode="after")
+    def _a_name_per_class(self) -> "DataConfig":
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(f"{len(self.class_names)} class_names: must be num_classes={self.num_classes} of them")
+        return self
+
+
+class LearnerConfig(Settings):
+    """A model, its training and its input noise."""
+
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    noise: InputNoise = InputNoise()
+
+
+class IterationConfig(LearnerConfig):
+    """One student: a learner, and how it uses its teacher's labels."""
+
+    pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
+
+
+class SelectionConfig(Settings):
+    """Filtering and balancing (section 2, "Other Techniques"); see `SelectConfig`."""
+
+    threshold: Fraction = 0.3
+    num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
+    balance: Literal["uniform", "labelled_prior"] | dict[int, Annotated[int, Field(ge=1)]] = "uniform"
+    max_copies: Annotated[int, Field(ge=1)] | None = None
+
+
+class NoisyStudentConfig(Settings):
+    """Algorithm 1, complete: teacher, selector, selection, students, and what is measured."""
+
+    name: str
+    seed: int = 0
+    sources: Sources = Sources()
+    data: DataConfig = DataConfig()
+    teacher: LearnerConfig = LearnerConfig()
+    selector: Literal["teacher"] | LearnerConfig = "teacher"
+    selection: SelectionConfig = SelectionConfig()
+    iterations: Annotated[tuple[IterationConfig, ...], Field(min_length=1)]
+    baselines: bool = True  # each student's net fitted on the labelled images alone
+    allow_smaller_student: bool = False
+    batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
+
+    @model_validator(mode="after")
+    def _mapping_names_classes(self) -> "NoisyStudentConfig":
+        wrong = [c for c in _mapping(self.selection.balance) if not 0 <= c < self.data.num_classes]
+        if wrong:
+            raise ValueError(f"balance names class {wrong[0]}: classes are 0 to {self.data.num_classes - 1}")
+        return self
+
+    @property
+    def student_iterations(self) -> range:
+        """Numbers of the students; the first teacher is iteration 0."""
+        return range(1, len(self.iterations) + 1)
+
+    @property
+    def baseline_iterations(self) -> range:
+        """Numbers of the students whose supervised baseline is fitted."""
+        return self.student_iterations if self.baselines else range(0)
+
+    def prepare(self, split: str) -> PrepareConfig:
+        """Settings that take in one of `SPLITS`; without a validation source the labelled one is divided."""
+        divided = self.sources.validation is None
+        sides: dict[str, Literal["training", "validation"]] = {"labelled": "training", "validation": "validation"}
+        return PrepareConfig(
+            ingest=IngestConfig(
+                num_classes=None if split == "unlabelled" else self.data.num_classes,
+                images_per_part=self.data.images_per_part,
+                max_pixels=self.data.max_pixels,
+            ),
+            max_bad_fraction=self.data.max_bad_fraction,
+            share=sides.get(split, "all") if divided else "all",
+            validation_share=self.data.validation_share if divided else 0.0,
+            seed=self.seed if divided else 0,
+        )
+
+    def source(self, split: str) -> str | None:
+        """The URL that one of `SPLITS` is read from."""
+        if split == "validation" and self.sources.validation is None:
+            return self.sources.labelled
+        return getattr(self.sources, split)
+
+    def exclusions(self) -> ExclusionsConfig:
+        """Settings of the search for evaluation images among the unlabelled ones."""
+        return ExclusionsConfig()
+
+    def fit_teacher(self) -> FitConfig:
+        """The first teacher's fit."""
+        return self._fit(self.teacher, "teacher")
+
+    def fit_selector(self) -> FitConfig | None:
+        """The selector's fit; None where the teacher selects."""
+        return None if self.selector == "teacher" else self._fit(self.selector, "selector")
+
+    def fit_student(self, iteration: int) -> FitConfig:
+        """The fit of student `iteration`, counted from 1."""
+        student = self.iterations[iteration - 1]
+        return self._fit(student, f"student {iteration}", student.pseudo_labels)
+
+    def fit_baseline(self, iteration: int) -> FitConfig:
+        """The same net as student `iteration`, on the labelled images alone, as long as its student sees them."""
+        return self._fit(self.iterations[iteration - 1], "baseline")
+
+    def predict(self, keep: Literal["label", "distribution"]) -> PredictConfig:
+        """Settings of a labelling pass."""
+        return PredictConfig(keep=keep, batch_size=self.batch_size)
+
+    def select(self) -> SelectConfig:
+        """Settings of filtering and balancing."""
+        return SelectConfig(**self.selection.model_dump(), seed=self.seed)
+
+    def evaluate(self, benchmark: str) -> EvaluateConfig:
+        """Settings of a measurement on `benchmark` ("validation" or "test")."""
+        return EvaluateConfig(benchmark=benchmark, batch_size=self.batch_size)
+
+    def _fit(self, learner: LearnerConfig, role: str, pseudo_labels: PseudoLabelConfig | None = None) -> FitConfig:
+        return FitConfig(
+            num_classes=self.data.num_classes,
+            model=learner.model,
+            train=learner.train,
+            noise=learner.noise,
+            pseudo_labels=pseudo_labels,
+            seed=_seed(self.seed, role),
+        )
+
+
+def _mapping(balance: object) -> dict[int, int]:
+    return balance if isinstance(balance, dict) else {}
+
+
+def _seed(seed: int, role: str) -> int:
+    """A seed of 31 bits of its own for each role of a run."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {role}".encode(), digest_size=4).digest()) >> 1

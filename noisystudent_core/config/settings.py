@@ -1,0 +1,171 @@
+"""The settings of one model, one fit and each stage; every default is the paper's, its section beside it."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Settings(BaseModel):
+    """Frozen, complete, and deaf to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class StageSettings(Settings):
+    """What one stage reads: with the inputs' content digests it decides the stage's key."""
+
+    stage: ClassVar[str]
+    kind: ClassVar[str]  # of the artifact the stage writes
+    version: ClassVar[int]  # raised whenever the same inputs give other bytes
+
+
+class ModelConfig(Settings):
+    """A timm architecture with the paper's model noise (section 3.1, "Noise")."""
+
+    name: str = "tf_efficientnet_b0"  # any timm name
+    resolution_px: Annotated[int, Field(ge=8)] = 224  # images are seen at this size
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 0.875  # evaluation: resize to size / fraction, crop size
+    dropout: Fraction = 0.5  # on the final layer
+    stochastic_depth: Fraction = 0.2  # drop rate of the last block, linear from the first: survival 0.8
+    pretrained: bool = False  # the weights timm publishes under this name
+    weights: str | None = None  # or a safetensors file of this architecture; its head may have other classes
+    head_init_range: Annotated[float, Field(gt=0)] = 0.0316  # limit of the head's initial weights, 1/sqrt(1000)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelConfig":
+        if self.pretrained and self.weights is not None:
+            raise ValueError(f"weights={self.weights!r} and pretrained=True: two origins; keep one of them")
+        return self
+
+
+class InputNoise(Settings):
+    """What happens to a training image before the model sees it (section 3.1; METHOD's dialects)."""
+
+    dialect: Literal["torchvision"] = "torchvision"  # whose reading of "magnitude"
+    num_ops: Annotated[int, Field(ge=0)] = 2  # 0: no RandAugment
+    magnitude: Annotated[float, Field(ge=0)] = 27
+    crop: Literal["resized", "translate"] = "resized"  # a random box resized; or the whole image moved
+    crop_min_area: Annotated[float, Field(gt=0, le=1)] = 0.08  # resized: least share of the image
+    crop_padding_px: Annotated[int, Field(ge=0)] = 4  # translate: pad by this much and crop back
+    flip: bool = True  # horizontal, one in two
+
+
+class OptimizerConfig(Settings):
+    """RMSProp, SGD or AdamW; the learning rate is stated per `learning_rate_batch` labelled images, scaled linearly."""
+
+    name: Literal["rmsprop", "sgd", "adamw"] = "rmsprop"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.128
+    learning_rate_batch: Annotated[int, Field(ge=1)] = 2048
+    momentum: Fraction = 0.9  # AdamW: its first beta
+    decay: Fraction = 0.9  # RMSProp's alpha; AdamW: its second beta
+    eps: Annotated[float, Field(gt=0)] = 1e-3  # RMSProp: inside the root
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # on everything but norms and biases
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on the learning rate per layer below the head
+
+
+class TrainConfig(Settings):
+    """How long and how a model is fitted (section 3.1, "Training details"); epochs count labelled images."""
+
+    epochs: Annotated[float, Field(gt=0)] | None = 350
+    steps: Annotated[int, Field(ge=1)] | None = None  # instead of epochs
+    batch_size: Annotated[int, Field(ge=1)] = 2048  # labelled images a step
+    loss_weighting: Literal["concat_mean", "sum_of_means", "per_labelled"] = "concat_mean"
+    label_smoothing: Fraction = 0.1  # labelled images and hard pseudo labels
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: Literal["step_exponential", "cosine"] = "step_exponential"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    decay_epochs: Annotated[float, Field(gt=0)] = 2.4
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.97
+    ema_decay: Fraction = 0.9999  # 0: the raw weights
+    batch_norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # PyTorch's sense: 1 - 0.99
+    num_validations: Annotated[int, Field(ge=1)] = 10  # points of the validation curve, the last at the end
+    log_every_steps: Annotated[int, Field(ge=1)] = 50
+
+    @model_validator(mode="after")
+    def _one_duration(self) -> "TrainConfig":
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs={self.epochs} and steps={self.steps}: give one of them, and null for the other")
+        return self
+
+    def num_steps(self, num_labelled: int) -> int:
+        """Optimiser steps of the whole fit on `num_labelled` images."""
+        return self.steps if self.steps is not None else self.to_steps(self.epochs or 0.0, num_labelled)
+
+    def to_steps(self, epochs: float, num_labelled: int) -> int:
+        """Optimiser steps in `epochs` passes over the labelled images, at least one unless `epochs` is zero."""
+        return max(1, round(epochs * num_labelled / self.batch_size)) if epochs else 0
+
+
+class PseudoLabelConfig(Settings):
+    """How a student uses what its teacher said (Algorithm 1; section 3.1)."""
+
+    unlabelled_ratio: Annotated[float, Field(ge=1)] = 14  # unlabelled : labelled images a step; the paper: 14, 28
+    labels: Literal["soft", "hard"] = "soft"
+    temperature: Annotated[float, Field(gt=0)] = 1.0  # stored probabilities p become p^(1/T), renormalised
+
+
+class IngestConfig(StageSettings):
+    """One file of a source, taken in as `images` parts of its own, so that a file added later changes no other part."""
+
+    stage, kind, version = "ingest", "images", 1
+    num_classes: Annotated[int, Field(ge=2)] | None = None  # None: unlabelled, labels are not read
+    images_per_part: Annotated[int, Field(ge=1)] = 10_000
+    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000  # an image's height x width
+
+
+class PrepareConfig(StageSettings):
+    """A whole source: its files' parts, or one side of a stratified split of them."""
+
+    stage, kind, version = "prepare", "images", 1
+    ingest: IngestConfig = IngestConfig()
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # of undecodable images
+    share: Literal["all", "training", "validation"] = "all"  # which side of a stratified split to keep
+    validation_share: Fraction = 0.1
+    seed: int = 0
+
+
+class ExclusionsConfig(StageSettings):
+    """Evaluation images found in the unlabelled set (section 3.1), exactly, by image id."""
+
+    stage, kind, version = "exclusions", "exclusions", 1
+
+
+class FitConfig(StageSettings):
+    """A model fitted on labelled images, and on pseudo-labelled ones where `pseudo_labels` is set."""
+
+    stage, kind, version = "fit", "checkpoints", 1
+    num_classes: Annotated[int, Field(ge=2)]
+    model: ModelConfig
+    train: TrainConfig
+    noise: InputNoise
+    pseudo_labels: PseudoLabelConfig | None = None
+    seed: int = 0
+
+
+class PredictConfig(StageSettings):
+    """A model's label and confidence for every image, without noise."""
+
+    stage, kind, version = "predict", "predictions", 1
+    keep: Literal["label", "distribution"] = "label"
+    batch_size: Annotated[int, Field(ge=1)] = 256  # fixed: the last batch of a part is padded
+
+
+class SelectConfig(StageSettings):
+    """Which pseudo-labelled images the students see, and how often (section 2, "Other Techniques")."""
+
+    stage, kind, version = "select", "selection", 1
+    threshold: Fraction = 0.3  # kept: confidence strictly above it
+    num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
+    balance: Literal["uniform", "labelled_prior"] | dict[int, Annotated[int, Field(ge=1)]] = "uniform"
+    max_copies: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
+
+
+class EvaluateConfig(StageSettings):
+    """A checkpoint's metrics on labelled images."""
+
+    stage, kind, version = "evaluate", "evaluations", 1
+    benchmark: str = "test"
+    batch_size: Annotated[int, Field(ge=1)] = 256

@@ -1,0 +1,42 @@
+"""Reading image parts: tables of bytes, decoded to uint8 batches of one size."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from noisystudent_core.data.images import decode_batch
+from noisystudent_core.data.schemas import IMAGES, from_bytes
+from noisystudent_core.storage.manifest import Artifact, Part
+
+NUM_THREADS = 4  # decoding releases the interpreter lock
+DECODE_ROWS = 1024  # images decoded at a time: bounds memory on large parts
+
+
+def read_images(artifact: Artifact, part: Part, columns: list[str]) -> pa.Table:
+    """Columns of one part of an `images` artifact; the digest is checked."""
+    return from_bytes(artifact.read(part), IMAGES, f"{artifact.url}/{part.path}", columns)
+
+
+def decode(table: pa.Table, size: int, crop_fraction: float) -> tuple[Tensor, list[str | None]]:
+    """Decode `image` of every row to uint8 [N, 3, size, size]; the reason stands for a row that is no image (zeros)."""
+    batches, reasons = [torch.empty(0, 3, size, size, dtype=torch.uint8)], []
+    for rows in table.to_batches(max_chunksize=DECODE_ROWS):
+        data = rows.column("image").to_pylist()
+        images, why = decode_batch(data, size, crop_fraction, channels=3, num_threads=NUM_THREADS)
+        batches.append(images)
+        reasons += why
+    return torch.cat(batches), reasons
+
+
+def labelled_batches(url: str, size: int, crop_fraction: float, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (uint8 [B, 3, size, size], int64 [B]) over every decodable image of a labelled artifact, in order."""
+    artifact = Artifact.open(url)
+    for part in artifact.manifest.parts:
+        table = read_images(artifact, part, ["image", "label", "reason"])
+        table = table.filter(pc.field("reason").is_null())
+        for rows in table.to_batches(max_chunksize=batch_size):
+            images, _ = decode(pa.Table.from_batches([rows]), size, crop_fraction)
+            yield images, torch.from_numpy(rows.column("label").to_numpy().astype("int64"))

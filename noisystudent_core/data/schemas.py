@@ -1,0 +1,71 @@
+"""The columns of every artifact, and the one way to write and read its Parquet parts."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from noisystudent_core.errors import SchemaError
+
+IMAGE_ID = pa.binary(16)  # BLAKE2b of the source's bytes, before any re-encoding
+
+IMAGES = pa.schema(
+    {
+        "image_id": IMAGE_ID,
+        "image": pa.binary(),
+        "label": pa.int32(),  # null: unlabelled
+        "source": pa.string(),
+        "height": pa.int32(),  # null, as width, where the bytes are no image; `reason` says why
+        "width": pa.int32(),
+        "reason": pa.string(),
+    }
+)
+PREDICTIONS = pa.schema({"image_id": IMAGE_ID, "label": pa.int32(), "confidence": pa.float32(), "reason": pa.string()})
+EXCLUSIONS = pa.schema({"image_id": IMAGE_ID, "reason": pa.string()})
+SELECTION = pa.schema(
+    {
+        "image_id": IMAGE_ID,
+        "label": pa.int32(),
+        "confidence": pa.float32(),
+        "copies": pa.int32(),
+        "part": pa.int32(),  # index among the parts of the images' manifest
+        "row": pa.int32(),
+    }
+)
+EVALUATIONS = pa.schema(
+    {
+        "model": pa.string(),
+        "benchmark": pa.string(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "num_images": pa.int64(),
+    }
+)
+HISTORY = pa.schema({"step": pa.int64(), "metric": pa.string(), "value": pa.float64()})
+
+
+def distributions(num_classes: int) -> pa.Schema:
+    """Predictions that keep the whole distribution over `num_classes` classes."""
+    return PREDICTIONS.append(pa.field("probabilities", pa.list_(pa.float16(), num_classes)))
+
+
+def to_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
+    """Encode a table of `schema`; equal tables give equal bytes."""
+    sink = io.BytesIO()
+    pq.write_table(table.cast(schema).replace_schema_metadata(None), sink, compression="zstd", store_schema=True)
+    return sink.getvalue()
+
+
+def from_bytes(data: bytes, schema: pa.Schema, what: str, columns: list[str] | None = None) -> pa.Table:
+    """Decode a part; raises `SchemaError` naming the column that is missing or of another type."""
+    try:
+        table = pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SchemaError(f"{what}: not a Parquet file ({error}); delete it to have it made again") from None
+    for name in columns or schema.names:
+        if name not in table.column_names:
+            raise SchemaError(f"{what}: no column {name!r}; it has {', '.join(table.column_names)}")
+        if not table.schema.field(name).type.equals(schema.field(name).type):
+            found, wanted = table.schema.field(name).type, schema.field(name).type
+            raise SchemaError(f"{what}: column {name!r} is {found}; must be {wanted}")
+    return table

@@ -1,0 +1,93 @@
+"""Everything this package raises on purpose.
+
+NoisyStudentError
+├── ConfigurationError (ValueError)   a setting is wrong, or two settings contradict each other
+├── DataError (ValueError)            the images, labels or artifacts are wrong
+│   ├── SourceError                   a source is missing, empty or unreadable
+│   ├── SchemaError                   a table lacks a column, or has it with another type
+│   ├── LabelError                    a label is no class, or a class has no image
+│   ├── ImageError                    the bytes are no image we can decode (one image; `reason` says why)
+│   ├── BadImagesError                more images are undecodable than `max_bad_fraction` allows
+│   ├── CorruptArtifactError          a part is missing or changed since its manifest was written
+│   └── ManifestVersionError          the manifest was written by a newer version
+├── RootError (OSError)               the root cannot be reached or written
+├── NonFiniteLossError (ArithmeticError)   training diverged
+└── WorkerDiedError (RuntimeError)    a child process died or fell silent; the only one worth a retry
+
+The first words of a message give the value, then the limit, then the remedy.
+"""
+
+
+class NoisyStudentError(Exception):
+    """Base of every error raised on purpose; `retryable` tells the orchestrator whether trying again can help."""
+
+    retryable = False
+
+
+class ConfigurationError(NoisyStudentError, ValueError):
+    """A setting is wrong, or two settings contradict each other."""
+
+
+class DataError(NoisyStudentError, ValueError):
+    """The images, labels or artifacts are wrong."""
+
+
+class SourceError(DataError):
+    """A source is missing, empty or unreadable."""
+
+
+class SchemaError(DataError):
+    """A table lacks a column, or has it with another type."""
+
+
+class LabelError(DataError):
+    """A label is no class of the data set, or a class has no image."""
+
+
+class ImageError(DataError):
+    """The bytes are no image we can decode; `reason` is the word counted in the manifest."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class BadImagesError(DataError):
+    """More images are undecodable than `max_bad_fraction` allows."""
+
+
+class CorruptArtifactError(DataError):
+    """A part is missing or changed since its manifest was written."""
+
+
+class ManifestVersionError(DataError):
+    """The manifest was written by a newer version of this package."""
+
+
+class RootError(NoisyStudentError, OSError):
+    """The root cannot be reached or written."""
+
+
+class NonFiniteLossError(NoisyStudentError, ArithmeticError):
+    """The training loss is no longer a finite number."""
+
+
+class WorkerDiedError(NoisyStudentError, RuntimeError):
+    """A child process died or fell silent before its stage was finished."""
+
+    retryable = True
+
+
+def by_name(name: str, message: str) -> Exception:
+    """Rebuild an error that crossed a process boundary as (class name, message); unknown names become RuntimeError."""
+    error = _BY_NAME.get(name)
+    if error is None:
+        return RuntimeError(f"{name}: {message}")
+    return error(message, "undecodable") if error is ImageError else error(message)
+
+
+def _tree(error: type[NoisyStudentError]) -> list[type[NoisyStudentError]]:
+    return [error, *(leaf for child in error.__subclasses__() for leaf in _tree(child))]
+
+
+_BY_NAME = {error.__name__: error for error in _tree(NoisyStudentError)}

@@ -1,0 +1,1 @@
+"""What a model is worth: evaluators yield (metric, value), reports put them beside one another."""

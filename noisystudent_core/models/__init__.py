@@ -1,0 +1,1 @@
+"""timm architectures, made to the paper's settings, and their checkpoints."""

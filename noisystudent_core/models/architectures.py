@@ -1,0 +1,130 @@
+"""timm models as this project fits them: weights, head and batch norm; their noise is set in `noise.model_noise`."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from noisystudent_core.config.settings import ModelConfig
+from noisystudent_core.errors import ConfigurationError
+
+
+def create_model(config: ModelConfig, num_classes: int, seed: int, batch_norm_momentum: float) -> nn.Module:
+    """Build the net, with fresh, published, or local weights, ready to be fitted.
+
+    A DropPath stands in every residual block (its rate is set by `noise.model_noise`). The head's initial weights are
+    scaled down to `head_init_range`: timm's for ten classes make an untrained head confident. `batch_norm_momentum`
+    is PyTorch's sense. Raises `ConfigurationError` for a name timm does not know or weights that do not fit.
+    """
+    cfg = _cfg(config.name)
+    arguments: dict[str, Any] = {"num_classes": num_classes, "pretrained": config.pretrained}
+    head_classes = cfg["num_classes"] if config.pretrained else None
+    if config.weights is not None:
+        head_classes = _head_classes(config.weights, cfg["classifier"])
+        arguments |= {
+            "pretrained": True,
+            "pretrained_cfg_overlay": {"file": config.weights, "num_classes": head_classes},
+        }
+    if cfg.get("fixed_input_size"):
+        arguments["img_size"] = config.resolution_px
+    if config.stochastic_depth > 0:
+        arguments["drop_path_rate"] = config.stochastic_depth
+    torch.manual_seed(seed)
+    try:
+        model = timm.create_model(config.name, **arguments)
+    except (RuntimeError, TypeError, ValueError, OSError) as error:
+        raise ConfigurationError(f"model {config.name!r} cannot be built: {error}{_remedy(config)}") from error
+    if head_classes != num_classes:
+        _scale_head(model, config.head_init_range)
+    _set_batch_norm_momentum(model, batch_norm_momentum)
+    return model
+
+
+def check_name(name: str) -> None:
+    """Raise `ConfigurationError`, with the nearest names, unless timm knows `name`."""
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)) or "none"
+        raise ConfigurationError(f"model {name!r}: timm {timm.__version__} has no such architecture; similar: {near}")
+
+
+def num_parameters(config: ModelConfig, num_classes: int) -> int:
+    """Parameters of the net, counted without allocating them."""
+    check_name(config.name)
+    with torch.device("meta"):
+        model = timm.create_model(config.name, num_classes=num_classes)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [1, 3, 1, 1] on the 0..255 scale that the model's inputs are normalised with."""
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    mean, std = torch.tensor(cfg["mean"]), torch.tensor(cfg["std"])
+    return (mean * 255).view(1, -1, 1, 1), (std * 255).view(1, -1, 1, 1)
+
+
+class Normalised(nn.Module):
+    """A net that takes uint8 images [B, 3, S, S] and returns logits [B, C] in float32."""
+
+    net: nn.Module
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        mean, std = normalisation(net)
+        self.register_buffer("scale", 1 / std, persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise, and run the net."""
+        inputs = torch.addcmul(self.shift, images.float(), self.scale)
+        return self.net(inputs.contiguous(memory_format=torch.channels_last)).float()
+
+
+def device() -> torch.device:
+    """The device this process was given: its first visible GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _scale_head(model: nn.Module, limit: float) -> None:
+    """Shrink the classifier's fresh weights so that none exceeds `limit`."""
+    head = model.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        return
+    with torch.no_grad():
+        largest = head.weight.abs().max().item()
+        if largest > limit:
+            head.weight.mul_(limit / largest)
+
+
+def _set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
+
+
+def _cfg(name: str) -> dict[str, Any]:
+    check_name(name)
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        raise ConfigurationError(f"model {name!r}: timm knows the architecture but not this tag of weights")
+    return cfg.to_dict()
+
+
+def _head_classes(weights: str, classifier: str) -> int:
+    """How many classes the head in a safetensors file has."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return file.get_slice(f"{classifier}.weight").get_shape()[0]
+    except (OSError, SafetensorError) as error:
+        raise ConfigurationError(
+            f"weights={weights!r}: {error}; give a safetensors file of this architecture, with its {classifier}.weight"
+        ) from None
+
+
+def _remedy(config: ModelConfig) -> str:
+    return "; where the hub is out of reach, give a local file as weights" if config.pretrained else ""

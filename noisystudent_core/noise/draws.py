@@ -1,0 +1,64 @@
+"""Random draws that are a pure function of an image's seed: no batch, split, device or thread count changes them."""
+
+import torch
+from torch import Tensor
+
+from noisystudent_core.errors import ConfigurationError
+
+# SplitMix64 (Steele, Lea, Flood 2014): the odd increment and the two multipliers, as signed 64-bit integers
+_INCREMENT = 0x9E3779B97F4A7C15 - 2**64
+_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+def uniform(seeds_B: Tensor, stream: int) -> Tensor:
+    """Draw one number in [0, 1) per seed; different streams of one seed are independent.
+
+    `seeds_B` is int64 [B]; returns float64 [B] on the same device, a multiple of 2^-53.
+    """
+    bits_B = _mix(_mix(seeds_B) + _wrap(_INCREMENT * (stream + 1)))
+    return _shift_right(bits_B, 11).to(torch.float64) * 2.0**-53
+
+
+def integers(seeds_B: Tensor, stream: int, high: int) -> Tensor:
+    """Draw one integer in [0, high) per seed; `high` must be at least 1 and below 2^31. Returns int64 [B]."""
+    if not 1 <= high < 2**31:
+        raise ConfigurationError(f"high={high}: must be in [1, 2^31); give the number of outcomes to draw from")
+    return (uniform(seeds_B, stream) * high).to(torch.int64)
+
+
+def check_seeds(images: Tensor, seeds_B: Tensor) -> None:
+    """Raise ConfigurationError unless `images` is uint8 [B, C, H, W] and `seeds_B` int64 [B] of the same B."""
+    check_images(images)
+    if seeds_B.dtype != torch.int64 or seeds_B.shape != images.shape[:1]:
+        raise ConfigurationError(
+            f"seeds are {seeds_B.dtype} {list(seeds_B.shape)}: must be torch.int64 [{len(images)}]; "
+            "give one seed per image of the batch"
+        )
+
+
+def check_images(images: Tensor) -> None:
+    """Raise ConfigurationError unless `images` is uint8 [B, C, H, W] with C of 1 or 3 and H, W of at least 1."""
+    if images.dtype != torch.uint8:
+        raise ConfigurationError(f"images are {images.dtype}: must be torch.uint8; noise comes before normalisation")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ConfigurationError(
+            f"images have shape {list(images.shape)}: must be [B, C, H, W] with 1 or 3 channels; "
+            "add the batch dimension with images[None], move channels first with images.permute(0, 3, 1, 2)"
+        )
+
+
+def _mix(state: Tensor) -> Tensor:
+    """SplitMix64's finaliser; int64 multiplication wraps modulo 2^64 as the algorithm wants."""
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        state = (state ^ _shift_right(state, shift)) * multiplier
+    return state ^ _shift_right(state, 31)
+
+
+def _shift_right(state: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch shifts int64 arithmetically, so the copies of the sign bit are masked off."""
+    return (state >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _wrap(value: int) -> int:
+    """Bring a Python integer into the signed 64-bit range, modulo 2^64."""
+    return (value + 2**63) % 2**64 - 2**63

@@ -1,0 +1,114 @@
+"""Standard augmentation (random translation, crop, flip) on uint8 batches, every image from its own seed."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from noisystudent_core.data.geometry import gather_pixels
+from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.noise.draws import check_seeds, integers, uniform
+
+# Streams of an image's seed; RandAugment's begin at 1000
+_CROP_ROW, _CROP_COLUMN, _FLIP = 1, 2, 3
+_BOX = 100  # attempt i of a resized crop owns _BOX + 4 i .. _BOX + 4 i + 3
+_BOX_ATTEMPTS = 10
+
+
+def random_crop_pad(images: Tensor, padding: int, seeds_B: Tensor, mode: Literal["zero", "reflect"] = "zero") -> Tensor:
+    """Pad by `padding` pixels on every side and crop back to the size at a random place (paper table 6: translation).
+
+    `images` uint8 [B, C, H, W], `seeds_B` int64 [B]; returns the same shape. Raises ConfigurationError for a negative
+    padding, for a reflection wider than the image, and for images or seeds of another type or shape.
+    """
+    check_seeds(images, seeds_B)
+    height, width = images.shape[2:]
+    if padding < 0 or (mode == "reflect" and padding >= min(height, width)):
+        raise ConfigurationError(
+            f"padding={padding}: must be >= 0, and to reflect below the image's {height} x {width} pixels; "
+            "4 is usual at 32 pixels"
+        )
+    rows = _shifted(seeds_B, _CROP_ROW, padding, height).to(images.device)
+    columns = _shifted(seeds_B, _CROP_COLUMN, padding, width).to(images.device)
+    if mode == "reflect":
+        rows, columns = _reflect(rows, height), _reflect(columns, width)
+    return gather_pixels(images, rows[:, :, None], columns[:, None, :])
+
+
+def random_flip(images: Tensor, seeds_B: Tensor) -> Tensor:
+    """Mirror each image left to right with probability one half.
+
+    `images` uint8 [B, C, H, W], `seeds_B` int64 [B]; returns the same shape. Raises ConfigurationError for images or
+    seeds of another type or shape.
+    """
+    check_seeds(images, seeds_B)
+    flipped = (uniform(seeds_B, _FLIP) < 0.5).to(images.device)
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def random_resized_crop(
+    images: Tensor,
+    size: int,
+    seeds_B: Tensor,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Tensor:
+    """Cut a random box out of each image and resize it to `size` x `size`, antialiased bilinear (Szegedy et al. 2015).
+
+    `scale` bounds the box's share of the image's area, `ratio` its width over its height. `images` uint8 [B, C, H, W],
+    `seeds_B` int64 [B]; returns uint8 [B, C, size, size]. Raises ConfigurationError for a size below 1, bounds out of
+    order, and images or seeds of another type or shape.
+    """
+    check_seeds(images, seeds_B)
+    if size < 1 or not 0 < scale[0] <= scale[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
+        raise ConfigurationError(
+            f"size={size}, scale={scale}, ratio={ratio}: must be size >= 1, 0 < scale[0] <= scale[1] <= 1 and "
+            "0 < ratio[0] <= ratio[1]; the usual bounds are (0.08, 1) and (3/4, 4/3)"
+        )
+    crops = images.new_empty(len(images), images.shape[1], size, size)
+    for crop, image, box in zip(crops, images, _boxes(images, seeds_B, scale, ratio), strict=True):
+        crop.copy_(F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True))
+    return crops
+
+
+def _shifted(seeds_B: Tensor, stream: int, padding: int, size: int) -> Tensor:
+    """Coordinates [B, size] of one axis of the unpadded image, moved by a draw from -padding to padding."""
+    offsets_B = integers(seeds_B, stream, 2 * padding + 1) - padding
+    return offsets_B[:, None] + torch.arange(size, device=seeds_B.device)
+
+
+def _reflect(coordinates: Tensor, size: int) -> Tensor:
+    """Mirror coordinates outside [0, size) about the outermost pixels, which are not repeated."""
+    inside = coordinates.abs()
+    return torch.minimum(inside, 2 * (size - 1) - inside)
+
+
+def _boxes(
+    images: Tensor, seeds_B: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
+) -> list[tuple[int, int, int, int]]:
+    """Draw (top, left, height, width) per image; the first of ten attempts that fits, else the largest centred box."""
+    height, width = images.shape[2:]
+    seeds_B = seeds_B.cpu()
+    boxes = _centred_box(height, width, ratio).expand(len(images), 4)
+    for attempt in reversed(range(_BOX_ATTEMPTS)):
+        stream = _BOX + 4 * attempt
+        area = height * width * (scale[0] + (scale[1] - scale[0]) * uniform(seeds_B, stream))
+        log_ratio = math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * uniform(seeds_B, stream + 1)
+        box_height = (area / log_ratio.exp()).sqrt().round()
+        box_width = (area * log_ratio.exp()).sqrt().round()
+        fits = (box_height >= 1) & (box_height <= height) & (box_width >= 1) & (box_width <= width)
+        top = (uniform(seeds_B, stream + 2) * (height - box_height + 1)).floor()
+        left = (uniform(seeds_B, stream + 3) * (width - box_width + 1)).floor()
+        drawn = torch.stack((top, left, box_height, box_width), dim=1).to(torch.int64)
+        boxes = torch.where(fits[:, None], drawn, boxes)
+    return [(top, left, box_height, box_width) for top, left, box_height, box_width in boxes.tolist()]
+
+
+def _centred_box(height: int, width: int, ratio: tuple[float, float]) -> Tensor:
+    """The largest box in the middle whose aspect lies within `ratio`, int64 [4]."""
+    box_height = min(height, max(1, round(width / ratio[0])))
+    box_width = min(width, max(1, round(height * ratio[1])))
+    return torch.tensor([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width])

@@ -1,0 +1,25 @@
+"""Each stage of Algorithm 1 as a function (config, inputs, root, events) -> Manifest, resumable by itself.
+
+`inputs` maps names to artifact URLs. A finished stage returns its manifest at once (`storage.stage`), and a part that
+is already there is never computed again.
+"""
+
+from noisystudent_core.stages.check import check
+from noisystudent_core.stages.evaluate import evaluate
+from noisystudent_core.stages.exclusions import exclusions
+from noisystudent_core.stages.fit import fit
+from noisystudent_core.stages.predict import plan_predictions, predict, predict_group
+from noisystudent_core.stages.prepare import prepare
+from noisystudent_core.stages.select import select
+
+__all__ = [
+    "check",
+    "evaluate",
+    "exclusions",
+    "fit",
+    "plan_predictions",
+    "predict",
+    "predict_group",
+    "prepare",
+    "select",
+]

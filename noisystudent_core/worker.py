@@ -1,0 +1,85 @@
+"""The child process that runs stages: `python -m noisystudent_core.worker`.
+
+Requests arrive as JSON lines on standard input: {"call", "config", "inputs", "root", "arguments"}. Events leave as JSON
+lines on the standard output's descriptor, each request's last one being {"event": "result"} or {"event": "error"};
+whatever else is printed goes to standard error. The process ends with its parent: on a closed input, and by signal.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TextIO
+
+from noisystudent_core import stages
+from noisystudent_core.config import NoisyStudentConfig, settings
+from noisystudent_core.storage.manifest import Manifest
+
+PR_SET_PDEATHSIG = 1
+
+CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
+    "check": (NoisyStudentConfig, stages.check),
+    "prepare": (settings.PrepareConfig, stages.prepare),
+    "exclusions": (settings.ExclusionsConfig, stages.exclusions),
+    "fit": (settings.FitConfig, stages.fit),
+    "plan_predictions": (settings.PredictConfig, stages.plan_predictions),
+    "predict_group": (settings.PredictConfig, stages.predict_group),
+    "predict": (settings.PredictConfig, stages.predict),
+    "select": (settings.SelectConfig, stages.select),
+    "evaluate": (settings.EvaluateConfig, stages.evaluate),
+}
+
+
+def main() -> None:
+    """Serve requests until the input closes."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # a library that prints does not disturb the events
+    _die_with_parent()
+    _say(events, "ready")
+    for request in _requests():
+        try:
+            _say(events, "result", value=_serve(request, events))
+        except Exception as error:
+            traceback.print_exc()
+            _say(events, "error", type=type(error).__name__, message=str(error))
+
+
+def _serve(request: dict[str, Any], events: TextIO) -> Any:
+    config_class, call = CALLS[request["call"]]
+    config = config_class.model_validate(request["config"])
+    result = call(config, request["inputs"], request["root"], partial(_say, events), **request["arguments"])
+    return None if isinstance(result, Manifest) else result
+
+
+def _say(events: TextIO, event: str, **fields: Any) -> None:
+    events.write(json.dumps({"event": event, **fields}) + "\n")
+
+
+def _requests() -> Iterator[dict[str, Any]]:
+    """Requests as they come; a thread reads them, so that the parent's end is noticed in the middle of a stage."""
+    queue: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            queue.put(json.loads(line))
+        os._exit(0)  # the parent closed its end: nothing computed from now on has a reader
+
+    Thread(target=read, daemon=True).start()
+    while True:
+        yield queue.get()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGKILL when the parent dies; elsewhere the closed input serves alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

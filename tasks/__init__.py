@@ -1,0 +1,1 @@
+"""How a stage is run: retries, engine, progress and tracking; one file a stage, one core call each."""

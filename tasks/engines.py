@@ -1,0 +1,210 @@
+"""Device slots, and the supervised worker process on each of them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import IO, Any
+
+from noisystudent_core import errors
+from noisystudent_core.config import NoisyStudentConfig, StageSettings
+from noisystudent_core.errors import ConfigurationError, WorkerDiedError
+from noisystudent_core.events import Events, silent
+from noisystudent_core.storage.manifest import Inputs
+
+SILENCE_S = float(os.environ.get("NOISY_STUDENT_WORKER_SILENCE_S", "1800"))  # a worker silent for longer is ended
+LAST_LINES = 15  # of a dead worker's standard error, shown with its death
+
+# The parent-death signal follows the thread that starts a child: this one lives as long as the process
+_starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter")
+
+
+class LocalEngine:
+    """This machine's devices: a slot per visible GPU, or one for the CPU, and a long-lived worker on each slot."""
+
+    def __init__(self, silence_s: float = SILENCE_S) -> None:
+        self._slots: SimpleQueue[_Slot] = SimpleQueue()
+        self._closed = False
+        self._all = [_Slot(environment, silence_s) for environment in _slot_environments()]
+        for slot in self._all:
+            self._slots.put(slot)
+
+    @property
+    def num_slots(self) -> int:
+        """How many stages can run at once."""
+        return len(self._all)
+
+    def run(
+        self,
+        call: str,
+        config: StageSettings | NoisyStudentConfig,
+        inputs: Inputs,
+        root: str,
+        events: Events = silent,
+        **arguments: Any,
+    ) -> Any:
+        """Run a core call on the next free slot and return its JSON result.
+
+        Raises the error the call raised, by name, or `WorkerDiedError` if the process died or fell silent.
+        """
+        request = {
+            "call": call,
+            "config": config.model_dump(mode="json"),
+            "inputs": dict(inputs),
+            "root": root,
+            "arguments": arguments,
+        }
+        slot = self._slots.get()
+        try:
+            if self._closed:
+                raise errors.NoisyStudentError(f"{call}: not started, the run is over")
+            return slot.serve(request, events)
+        finally:
+            self._slots.put(slot)
+
+    def close(self) -> None:
+        """End every worker, for good: what still waits for a slot is refused."""
+        self._closed = True
+        for slot in self._all:
+            slot.stop()
+
+
+class _Slot:
+    """One device and the worker on it, started when first needed and again after a death."""
+
+    def __init__(self, environment: dict[str, str], silence_s: float) -> None:
+        self._environment, self._silence_s = environment, silence_s
+        self._process: subprocess.Popen[str] | None = None
+        self._lines: SimpleQueue[str | None] = SimpleQueue()
+        self._last_words: deque[str | None] = deque(maxlen=LAST_LINES)
+
+    def serve(self, request: dict[str, Any], events: Events) -> Any:
+        if self._process is None or self._process.poll() is not None:
+            self._process = _starter.submit(self._start).result()
+        process = self._process
+        assert process.stdin is not None
+        try:
+            with suppress(BrokenPipeError):  # the death shows as the end of the events
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()
+            return self._listen(process, events)
+        except BaseException as error:
+            if not isinstance(error, errors.NoisyStudentError) or isinstance(error, WorkerDiedError):
+                self.stop()  # nobody would read the rest of this request's events
+            raise
+
+    def stop(self) -> None:
+        """End the worker; a stage in it loses its unfinished parts only."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _start(self) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "noisystudent_core.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | self._environment,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends its workers
+        )
+        assert process.stdout is not None and process.stderr is not None
+        self._lines, self._last_words = SimpleQueue(), deque(maxlen=LAST_LINES)
+        Thread(target=_pass_on, args=(process.stdout, self._lines.put), daemon=True).start()
+        Thread(target=_pass_on, args=(process.stderr, self._last_words.append), daemon=True).start()
+        return process
+
+    def _listen(self, process: subprocess.Popen[str], events: Events) -> Any:
+        """Pass events on until the request's result or error."""
+        while (line := self._next_line()) is not None:
+            event = json.loads(line)
+            match event.pop("event"):
+                case "ready":
+                    continue
+                case "result":
+                    return event["value"]
+                case "error":
+                    raise errors.by_name(event["type"], event["message"])
+                case name:
+                    events(name, **event)
+        process.wait()
+        raise WorkerDiedError(f"{_cause(process.returncode)}; its last words:\n{self._words()}")
+
+    def _next_line(self) -> str | None:
+        try:
+            return self._lines.get(timeout=self._silence_s)
+        except Empty:
+            raise WorkerDiedError(
+                f"worker said nothing for {self._silence_s:.0f} s, the limit of NOISY_STUDENT_WORKER_SILENCE_S, "
+                f"and was ended; its last words:\n{self._words()}"
+            ) from None
+
+    def _words(self) -> str:
+        return "".join(line for line in self._last_words if line) or "(none)"
+
+
+def _pass_on(stream: IO[str], put: Callable[[str | None], None]) -> None:
+    """Move lines from a pipe, and None at its end."""
+    for line in stream:
+        put(line)
+    put(None)
+
+
+def _cause(returncode: int) -> str:
+    if returncode >= 0:
+        return f"worker ended with exit status {returncode} in the middle of a stage"
+    name = signal.Signals(-returncode).name
+    hint = ": out of memory is the usual reason" if name == "SIGKILL" else ""
+    return f"worker was ended by {name}{hint}"
+
+
+def _slot_environments() -> list[dict[str, str]]:
+    """What the worker of each slot finds in its environment: one GPU, or none."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else _gpus() if visible is None else []
+    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{"CUDA_VISIBLE_DEVICES": ""}]
+
+
+def _gpus() -> list[str]:
+    """Indices of this machine's NVIDIA GPUs, asked of the driver: this process does not import torch."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
+
+
+ENGINES = {"local": LocalEngine}
+
+_engines: dict[str, LocalEngine] = {}  # by the id of the run that opened it
+
+
+def check_engine(name: str) -> None:
+    """Raise `ConfigurationError` unless there is an engine of this name."""
+    if name not in ENGINES:
+        raise ConfigurationError(f"engine {name!r}: must be one of {', '.join(ENGINES)}")
+
+
+@contextmanager
+def opened(name: str, run_id: str) -> Iterator[LocalEngine]:
+    """An engine for one run; its workers end with the block, and at the latest with this process."""
+    check_engine(name)
+    _engines[run_id] = ENGINES[name]()
+    try:
+        yield _engines[run_id]
+    finally:
+        _engines[run_id].close()
+
+
+def engine_of(run_id: str) -> LocalEngine:
+    """The engine opened for this run."""
+    return _engines[run_id]

@@ -1,0 +1,156 @@
+"""The connection to MLflow: a client per address, failures turned to warnings, metrics sent from a thread."""
+
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+LOG = logging.getLogger(__name__)
+
+# MLflow's defaults (120 s, 7 retries) would stall a stage for minutes; what the user has set wins.
+MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
+FLUSH_SECONDS = 2.0
+RETRY_SECONDS = 3.0
+CLOSE_SECONDS = 10.0  # `close` waits so long for the last batch
+GIVE_UP_SECONDS = 120.0  # and the sender goes on so long after it
+BATCH_SIZE = 500
+MAX_WAITING = 50_000  # metric values, some 10 MB
+# The server understood and said no (e.g. the run was deleted): sending again cannot help.
+REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class MetricSender(threading.Thread):
+    """A bounded buffer of metrics and the daemon thread that sends it; what is lost is counted and said."""
+
+    def __init__(self, tracking_uri: str, run_id: str) -> None:
+        super().__init__(name=f"metrics-{run_id[:8]}", daemon=True)
+        self._tracking_uri, self._run_id = tracking_uri, run_id
+        self._waiting: deque[Metric] = deque()
+        self._changed = threading.Condition()
+        self._status: Status | None = None  # set when no more metrics will come
+        self._give_up_at = math.inf
+        self._num_lost = 0
+
+    def put(self, metrics: Sequence["Metric"]) -> None:
+        with self._changed:
+            free = MAX_WAITING - len(self._waiting)
+            self._waiting.extend(metrics[:free])
+            self._num_lost += len(metrics[free:])
+            self._changed.notify()
+
+    def finish(self, status: Status) -> None:
+        with self._changed:
+            self._status, self._give_up_at = status, time.monotonic() + GIVE_UP_SECONDS
+            self._changed.notify()
+        self.join(CLOSE_SECONDS)
+        if self.is_alive():
+            LOG.warning(
+                "MLflow is slow: %d metric values wait; trying %.0f s more", len(self._waiting), GIVE_UP_SECONDS
+            )
+
+    def run(self) -> None:
+        done = False
+        while not done:
+            batch, status = self._next_batch()
+            error = self._send(batch, status)
+            refused = getattr(error, "error_code", None) in REFUSALS
+            gave_up = error is not None and time.monotonic() > self._give_up_at
+            if error is None or refused or gave_up:
+                self._drop(len(self._waiting) if gave_up else len(batch), lost=error is not None)
+                done = gave_up or (status is not None and not batch)
+            else:
+                time.sleep(RETRY_SECONDS)
+        if self._num_lost:
+            LOG.warning("MLflow: %d metric values of run %s are lost", self._num_lost, self._run_id)
+
+    def _next_batch(self) -> "tuple[list[Metric], Status | None]":
+        with self._changed:
+            self._changed.wait_for(lambda: self._status or len(self._waiting) >= BATCH_SIZE, FLUSH_SECONDS)
+            return list(islice(self._waiting, BATCH_SIZE)), self._status
+
+    def _send(self, batch: Sequence["Metric"], status: Status | None) -> Exception | None:
+        with (guard := Guard("send metrics", self._tracking_uri)):
+            if batch:
+                connect(self._tracking_uri).log_batch(self._run_id, metrics=batch)
+            elif status is not None:
+                connect(self._tracking_uri).set_terminated(self._run_id, status)
+        return guard.error
+
+    def _drop(self, num_metrics: int, *, lost: bool) -> None:
+        with self._changed:
+            for _ in range(num_metrics):
+                self._waiting.popleft()
+            self._num_lost += num_metrics if lost else 0
+
+
+class Guard:
+    def __init__(self, action: str, tracking_uri: str) -> None:
+        self.action, self.tracking_uri = action, tracking_uri
+        self.error: Exception | None = None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.error = error
+        if (warning := (self.action, self.tracking_uri, type(error).__name__)) not in _WARNED:
+            _WARNED.add(warning)
+            reason = f"{type(error).__name__}: {without_secrets(str(error)).strip()}"
+            remedy = f"check that {without_secrets(self.tracking_uri)} answers, or set MLFLOW_TRACKING_URI"
+            LOG.warning("MLflow: cannot %s (%s). The work goes on; %s.", self.action, reason, remedy)
+        return True
+
+
+_CLIENT_LOCK = threading.Lock()
+_WARNED: set[tuple[str, str, str]] = set()
+
+
+def connect(tracking_uri: str) -> "MlflowClient":
+    with _CLIENT_LOCK:  # two first calls at once would migrate a new database twice
+        return _client(tracking_uri)
+
+
+@cache
+def _client(tracking_uri: str) -> "MlflowClient":
+    for variable, value in MLFLOW_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    from mlflow import MlflowClient
+
+    if (folder := sqlite_folder(tracking_uri)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri)
+
+
+def without_secrets(text: str) -> str:
+    """The text less the user names and passwords in its addresses."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
+
+
+def sqlite_folder(tracking_uri: str) -> Path | None:
+    path = urlsplit(tracking_uri).path.removeprefix("/")  # sqlite:////a/b.db is absolute, sqlite:///b.db relative
+    return Path(path).resolve().parent if tracking_uri.startswith("sqlite:") and path else None

@@ -1,0 +1,101 @@
+"""The one way a stage is run: found finished, or run on an engine slot, followed in Prefect and tracked in MLflow."""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+from prefect.tasks import Task, exponential_backoff
+from pydantic import BaseModel, ConfigDict
+
+from noisystudent_core.config import StageSettings
+from noisystudent_core.errors import NoisyStudentError
+from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
+from tasks.engines import LocalEngine, engine_of
+from tasks.progress import Progress
+from tasks.tracking import StageRun, Tracker
+
+Ref = Any  # URL of an artifact; where a task is submitted, the future of one
+Metrics = Callable[[Manifest], dict[str, float]]
+
+
+class Run(BaseModel):
+    """What every task of a run is told: where artifacts go, where stages run, where numbers go."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str  # of the flow run; the engine is known by it
+    root: str
+    tracker: Tracker
+    mlflow_run_id: str | None  # None: MLflow did not answer, the run is not tracked
+
+    @property
+    def engine(self) -> LocalEngine:
+        """Where this run's stages run."""
+        return engine_of(self.id)
+
+
+def worth_retrying(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again can help: not for wrong settings or data."""
+    error = state.data
+    return not isinstance(error, NoisyStudentError) or error.retryable
+
+
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": worth_retrying,
+}
+
+
+def run_stage(
+    call: str,
+    config: StageSettings,
+    inputs: Inputs,
+    run: Run,
+    name: str,
+    iteration: int | None = None,
+    metrics: Metrics | None = None,
+) -> State[str]:
+    """Run a stage unless its artifact is finished; the state's result is the artifact's URL.
+
+    `metrics` picks the numbers of the finished manifest that the stage's MLflow run shows, at step `iteration`.
+    """
+    digests = input_digests(inputs)
+    url = artifact_url(config, digests, run.root)
+    if finished(url) is not None:
+        get_run_logger().info("%s: reused %s", name, url)
+        return Completed(name="Reused", message=f"{url} was finished before", data=url)
+    with _stage_run(run, url, name, iteration, config) as stage_run, Progress(name) as progress:
+        run.engine.run(call, config, inputs, run.root, _listener(progress, stage_run))
+        if metrics is not None:
+            stage_run.log(metrics(Artifact.open(url).manifest), iteration or 0)
+    get_run_logger().info("%s: finished %s", name, url)
+    return Completed(data=url)
+
+
+def _stage_run(run: Run, url: str, name: str, iteration: int | None, config: StageSettings) -> StageRun:
+    """The stage's own MLflow run, a child of the run's, known by the stage's key."""
+    return run.tracker.stage_run(
+        run.mlflow_run_id,
+        key=PurePosixPath(url).name,
+        name=name,
+        iteration=iteration,
+        params=config.model_dump(mode="json"),
+        flow_run_id=run.id,
+    )
+
+
+def _listener(progress: Progress, stage_run: StageRun) -> Any:
+    """Sort a stage's events: metrics go to MLflow, the rest to Prefect."""
+
+    def listen(event: str, **fields: Any) -> None:
+        if event == "metrics":
+            stage_run.log(fields["values"], fields["step"])
+        else:
+            progress.listen(event, **fields)
+
+    return listen

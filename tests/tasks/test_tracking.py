@@ -1,0 +1,351 @@
+"""Tracking against a real SQLite-backed MLflow, and against a real server that is down, or stopped and resumed."""
+
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import tracking
+from tasks.tracking import TrackedData, Tracker, default_tracking_uri, without_secrets
+
+
+@pytest.fixture(autouse=True)
+def quick_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "_WARNED", set())
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def sqlite_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+@pytest.fixture
+def tracker(sqlite_uri: str, request: pytest.FixtureRequest) -> Tracker:
+    return Tracker(sqlite_uri, experiment=request.node.name)  # one database (2 s to create), an experiment per test
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no MLflow server at {address} within {seconds} s (exit code {server.poll()})")
+
+
+class Server:
+    def __init__(self, folder: Path) -> None:
+        port = _free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+        command = [sys.executable, "-m", "mlflow", "server", *options, *stores]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {**os.environ, **quiet}
+        with (folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)  # the server and its workers: a session of their own
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    try:
+        _wait_until_healthy(started.uri, started.process)
+        yield started
+    finally:
+        started.signal(signal.SIGCONT)
+        started.signal(signal.SIGKILL)
+        started.process.wait()
+
+
+def _open(tracker: Tracker, **changes: Any) -> str:
+    run_id = tracker.open_run("abc", **{"name": "digits", "params": {}, **changes})
+    assert run_id is not None
+    return run_id
+
+
+def _history(tracker: Tracker, run_id: str | None, key: str) -> list[tuple[int, float]]:
+    assert run_id is not None
+    return [(metric.step, metric.value) for metric in tracker.client().get_metric_history(run_id, key)]
+
+
+def _params(tracker: Tracker, run_id: str) -> Mapping[str, str]:
+    return tracker.client().get_run(run_id).data.params
+
+
+def test_rerun_attaches_to_the_run_of_the_same_digest(tracker: Tracker) -> None:
+    first = _open(tracker, flow_run_id="flow-1", tags={"recipe": "digits"}, flow_run_url="http://prefect/1")
+    tracker.close_run(first, "FAILED")
+    assert _open(tracker, flow_run_id="flow-2") == first
+    assert _open(tracker, flow_run_id="flow-2") == first
+    run = tracker.client().get_run(first)
+    assert run.info.status == "RUNNING"
+    assert run.data.tags["prefect.flow_run_ids"] == "flow-1,flow-2"
+    assert run.data.tags["prefect.flow_run_url"] == "http://prefect/1"
+    assert run.data.tags["recipe"] == "digits"
+    assert tracker.open_run("other", name="digits", params={}) != first
+
+
+def test_artifacts_lie_beside_the_database(tracker: Tracker, sqlite_uri: str, tmp_path: Path) -> None:
+    run = tracker.client().get_run(_open(tracker))
+    folder = Path(sqlite_uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
+    assert str(run.info.artifact_uri).startswith(folder.as_uri())
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_two_runs_created_at_once_end_as_one(tracker: Tracker) -> None:
+    tracker.client()
+    together = threading.Barrier(4)
+    run_ids: list[str] = []
+
+    def opened() -> None:
+        together.wait()
+        run_ids.append(_open(tracker))
+
+    threads = [threading.Thread(target=opened) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(run_ids) == 4
+    winner = _open(tracker)
+    assert _open(tracker) == winner
+    assert winner in run_ids
+
+
+def test_params_are_flat_short_and_logged_once(tracker: Tracker) -> None:
+    steps = [{"train": {"epochs": epoch}} for epoch in range(150)]  # more than the 100 of one request
+    run_id = _open(tracker, params={"iterations": steps, "note": "x" * 7000, "sizes": [1, 2], "odd?key": None})
+    params = _params(tracker, run_id)
+    assert len(params) == 153
+    assert params["iterations.149.train.epochs"] == "149"
+    assert len(params["note"]) == 6000
+    assert params["note"].endswith("... (7000 characters)")
+    assert params["sizes"] == "[1, 2]"
+    assert params["odd_key"] == "None"
+    assert _open(tracker, params={"sizes": [3], "late": 1}) == run_id
+    assert {"sizes": "[1, 2]", "late": "1"}.items() <= _params(tracker, run_id).items()
+
+
+def test_data_sets_are_logged_once_and_without_secrets(tracker: Tracker) -> None:
+    source = "s3://key:secret@bucket/digits?token=secret"
+    data = TrackedData(role="labelled", name="digits", digest="d" * 64, source=source, num_rows=100)
+    _open(tracker, inputs=[data])
+    run = tracker.client().get_run(_open(tracker, inputs=[data]))
+    assert run.inputs is not None
+    (logged,) = run.inputs.dataset_inputs
+    assert (logged.dataset.name, logged.dataset.digest) == ("digits", "d" * 36)
+    assert json.loads(logged.dataset.source) == {"uri": "s3://bucket/digits"}
+    assert json.loads(logged.dataset.profile or "") == {"num_rows": 100}
+    assert logged.tags[0].value == "labelled"
+
+
+def test_retried_stage_logs_only_later_steps(tracker: Tracker) -> None:
+    parent = _open(tracker)
+    with tracker.stage_run(parent, key="fit-1", name="iteration 1 fit", iteration=1, params={"lr": 0.1}) as stage:
+        for step in range(3):
+            stage.log({"train/loss_labelled": 1.0 / (step + 1)}, step)
+        stage.close("FAILED")
+    with tracker.stage_run(parent, key="fit-1", name="iteration 1 fit", iteration=1) as retried:
+        assert (retried.run_id, retried.finished) == (stage.run_id, False)
+        for step in range(1, 5):
+            retried.log({"train/loss_labelled": 9.0, "train/loss_unlabelled": 2.0}, step)
+    history = _history(tracker, stage.run_id, "train/loss_labelled")
+    assert history == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 9.0), (4, 9.0)]
+    assert [step for step, _ in _history(tracker, stage.run_id, "train/loss_unlabelled")] == [1, 2, 3, 4]
+    run = tracker.client().get_run(stage.run_id or "")
+    assert run.data.params == {"iteration": "1", "lr": "0.1"}
+    assert {"mlflow.parentRunId": parent, "noisy_student.stage": "fit-1", "noisy_student.iteration": "1"}.items() <= (
+        run.data.tags.items()
+    )
+
+
+def test_reused_stage_logs_nothing_twice(tracker: Tracker) -> None:
+    parent = _open(tracker)
+    with tracker.stage_run(parent, key="evaluate-0", name="iteration 0 evaluate") as stage:
+        stage.log({"eval/top1": 0.9}, 0)
+    before = tracker.client().get_run(stage.run_id or "").info
+    with tracker.stage_run(parent, key="evaluate-0", name="iteration 0 evaluate") as reused:
+        assert reused.finished
+        reused.log({"eval/top1": 0.8}, 1)
+    after = tracker.client().get_run(stage.run_id or "").info
+    assert _history(tracker, stage.run_id, "eval/top1") == [(0, 0.9)]
+    assert (after.status, after.end_time) == ("FINISHED", before.end_time)
+
+
+def test_failed_stage_ends_as_failed(tracker: Tracker) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit") as stage,
+    ):
+        stage.log({"loss": 1 / 0}, 0)
+    assert tracker.client().get_run(stage.run_id or "").info.status == "FAILED"
+
+
+def test_parent_shows_the_climb_once(tracker: Tracker) -> None:
+    parent = _open(tracker)
+    for _ in range(2):  # a run and its rerun
+        for step, top1 in ((1, 0.93), (0, 0.92), (2, 0.95)):
+            tracker.log_parent_metrics(parent, {"eval/top1": top1}, step=step)
+    assert sorted(_history(tracker, parent, "eval/top1")) == [(0, 0.92), (1, 0.93), (2, 0.95)]
+
+
+def test_tables_texts_and_figures_are_replaced_not_appended(tracker: Tracker, tmp_path: Path) -> None:
+    parent = _open(tracker)
+    figure = tmp_path / "figure.png"
+    figure.write_bytes(b"png")
+    for _ in range(2):
+        tracker.log_table(parent, "iterations", [{"iteration": 0, "top1": 0.9}, {"iteration": 1, "gain": 2.5}])
+        tracker.log_text(parent, "report.md", "# Report")
+        tracker.log_figure_file(parent, figure)
+    client = tracker.client()
+    table = json.loads(Path(client.download_artifacts(parent, "tables/iterations.json")).read_text())
+    assert table == {"columns": ["iteration", "top1", "gain"], "data": [[0, 0.9, None], [1, None, 2.5]]}
+    assert json.loads(client.get_run(parent).data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "tables/iterations.json", "type": "table"}
+    ]
+    assert Path(client.download_artifacts(parent, "report.md")).read_text() == "# Report"
+    assert Path(client.download_artifacts(parent, "figures/figure.png")).read_bytes() == b"png"
+
+
+def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    tracker = Tracker(f"http://name:secret@127.0.0.1:{_free_port()}")
+    with caplog.at_level(logging.WARNING, tracking.LOG.name):
+        assert tracker.open_run("abc", name="digits", params={}) is None
+        assert tracker.open_run("abc", name="digits", params={}) is None
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == tracking.LOG.name]
+    assert "nothing of it is tracked" in warning
+    assert "set MLFLOW_TRACKING_URI" in warning
+    assert "secret" not in warning
+    with tracker.stage_run(None, key="fit-0", name="iteration 0 fit") as stage:
+        stage.log({"loss": 1.0}, 0)
+    tracker.log_table(None, "iterations", [])
+    assert (stage.run_id, tracker.run_url(None)) == (None, None)
+
+
+def test_metric_that_is_no_number_does_not_stop_a_fit(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
+    with tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit") as stage:
+        stage.log({"loss": "high"}, 0)  # type: ignore[dict-item]
+        stage.log({"loss": float("nan"), "accuracy (%)": 0.5}, 1)
+    assert "could not convert string to float" in caplog.text
+    assert _history(tracker, stage.run_id, "accuracy ___") == [(1, 0.5)]
+
+
+def test_deleted_run_loses_its_metrics_with_a_warning(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
+    stage = tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit")
+    tracker.client().delete_run(stage.run_id or "")
+    stage.log({"loss": 1.0, "top1": 0.1}, 0)
+    stage.close()
+    assert f"2 metric values of run {stage.run_id} are lost" in caplog.text
+
+
+def test_stopped_server_never_holds_up_a_fit(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 60.0)
+    tracker = Tracker(server.uri)
+    stage = tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit")
+    with monkeypatch.context() as impatient:
+        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        server.signal(signal.SIGSTOP)
+        slowest = 0.0
+        for step in range(2000):
+            started = time.monotonic()
+            stage.log({"train/loss_labelled": float(step)}, step)
+            slowest = max(slowest, time.monotonic() - started)
+        time.sleep(3)  # longer than the 1 s that a request may take
+        server.signal(signal.SIGCONT)
+    stage.close()
+    assert slowest < 1
+    assert "cannot send metrics" in caplog.text
+    assert _history(tracker, stage.run_id, "train/loss_labelled") == [(step, float(step)) for step in range(2000)]
+    assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
+
+
+def test_full_buffer_and_a_server_that_stays_away_are_counted(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "MAX_WAITING", 10)
+    monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 0.1)
+    tracker = Tracker(server.uri)
+    stage = tracker.stage_run(_open(tracker), key="fit-lost", name="iteration 0 fit")
+    with monkeypatch.context() as impatient:
+        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        server.signal(signal.SIGSTOP)
+        try:
+            for step in range(30):
+                stage.log({"loss": 0.0}, step)
+            stage.close()
+        finally:
+            server.signal(signal.SIGCONT)
+    assert f"30 metric values of run {stage.run_id} are lost" in caplog.text
+    assert not tracker.stage_run(_open(tracker), key="fit-lost", name="iteration 0 fit").finished
+
+
+def test_run_address_opens_in_the_ui(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    run_id = _open(tracker)
+    experiment_id = tracker.client().get_run(run_id).info.experiment_id
+    assert tracker.run_url(run_id) == f"{server.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def test_server_keeps_tables(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    run_id = _open(tracker)
+    tracker.log_table(run_id, "thresholds", [{"threshold": 0.3, "kept": 0.8}])
+    assert [file.path for file in tracker.client().list_artifacts(run_id, "tables")] == ["tables/thresholds.json"]
+
+
+def test_tracker_travels_as_two_strings(tracker: Tracker) -> None:
+    assert pickle.loads(pickle.dumps(tracker)) == tracker
+    assert tracker.run_url(_open(tracker)) is None
+
+
+def test_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert default_tracking_uri(tmp_path / "home") == f"sqlite:///{tmp_path}/home/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert default_tracking_uri(tmp_path) == "http://mlflow:5000"
+
+
+def test_secrets_are_removed_from_addresses() -> None:
+    assert without_secrets("at postgresql://me:pw@host/db") == "at postgresql://host/db"
+    assert without_secrets("file:///home/a@b") == "file:///home/a@b"
+
+
+def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:
+    check = "import sys, tasks.tracking, tasks.model_registry; print({'mlflow', 'torch', 'timm'} & set(sys.modules))"
+    root = Path(tracking.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=root)
+    assert done.stdout.strip() == "set()"
