@@ -52,6 +52,7 @@ def run(
     unlabelled_ratio: Annotated[float | None, typer.Option(help="Unlabelled : labelled images a step.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Confidence above which pseudo labels are kept.")] = None,
     num_images_per_class: Annotated[int | None, typer.Option(help="Selected images of each class.")] = None,
+    shrink: Annotated[float, typer.Option(help="Factor on the recipe's images and steps, for a trial.")] = 1.0,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's rows to this file.")] = None,
 ) -> None:

@@ -34,6 +34,7 @@ def noisy_student(
     unlabelled_ratio: float | None = None,
     threshold: float | None = None,
     num_images_per_class: int | None = None,
+    shrink: float = 1.0,
     overrides: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Turn labelled images and many more unlabelled ones into a better classifier; returns the iterations table.
@@ -54,6 +55,7 @@ def noisy_student(
         unlabelled_ratio: Unlabelled images per labelled image of a step, at least 1.
         threshold: Pseudo labels of a confidence above it are kept, from 0 to below 1.
         num_images_per_class: Selected images of each class, copies counted.
+        shrink: Factor on the recipe's images and steps, for a trial.
         overrides: Any other setting by dotted path, as {"iterations.0.train.warmup_epochs": 5}.
     """
     sources = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation, "test": test}
@@ -66,6 +68,7 @@ def noisy_student(
         unlabelled_ratio=unlabelled_ratio,
         threshold=threshold,
         num_images_per_class=num_images_per_class,
+        shrink=shrink,
         overrides=overrides,
     )
     with session(config, root, engine) as run:

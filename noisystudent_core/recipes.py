@@ -38,6 +38,8 @@ def configure(
     `shortcuts` are those of `SHORTCUTS` and `seed`. Raises `ConfigurationError` for an unknown recipe or setting, for a
     value out of range, and for a setting given twice.
     """
+    if not 0 < shrink <= 1:
+        raise ConfigurationError(f"shrink={shrink}: must be above 0 and at most 1, which is the recipe as it is")
     config = _named(recipe)(shrink=shrink)
     if num_iterations is not None:
         config = _with_iterations(config, num_iterations)

@@ -6,12 +6,13 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.results import ResultRecord
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from noisystudent_core.config import StageSettings
-from noisystudent_core.errors import NoisyStudentError
+from noisystudent_core.errors import NoisyStudentError, by_name
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
 from tasks.engines import LocalEngine, engine_of
 from tasks.progress import Progress
@@ -43,11 +44,30 @@ def worth_retrying(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -
     return not isinstance(error, NoisyStudentError) or error.retryable
 
 
+def remember_failure(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
+    """Keep a task's error for the end of its run: what waits for the task only learns that it is not ready."""
+    error = state.data.result if isinstance(state.data, ResultRecord) else state.data
+    _failures.setdefault(str(task_run.flow_run_id), []).append((task_run.name, error))
+
+
+def first_failure(run_id: str, otherwise: Exception) -> Exception:
+    """The first error of a run's tasks, its stage named; `otherwise` where none failed."""
+    for name, error in _failures.pop(run_id, []):
+        if isinstance(error, NoisyStudentError):
+            return by_name(type(error).__name__, f"{name}: {error}")
+        if isinstance(error, Exception):
+            return error
+    return otherwise
+
+
+_failures: dict[str, list[tuple[str, Any]]] = {}  # by flow run
+
 RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,
+    "on_failure": [remember_failure],
 }
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Thread
 
 from prefect import get_run_logger
+from prefect.exceptions import UnfinishedRun, UpstreamTaskError
 from prefect.runtime import flow_run
 
 from noisystudent_core.config import SPLITS, NoisyStudentConfig
@@ -13,7 +15,7 @@ from noisystudent_core.storage.filesystem import Folder, check_writable
 from noisystudent_core.storage.sources import source_digest
 from tasks.engines import opened
 from tasks.progress import show_link
-from tasks.running import Run
+from tasks.running import Run, first_failure
 from tasks.services import home_folder
 from tasks.tracking import Tracker, default_tracking_uri
 
@@ -22,24 +24,28 @@ from tasks.tracking import Tracker, default_tracking_uri
 def session(config: NoisyStudentConfig, root: str | None, engine: str) -> Iterator[Run]:
     """Check sources, root and models, open the tracked run, and end workers and run whatever happens.
 
-    Raises `ConfigurationError`, `SourceError` or `RootError` before any stage starts.
+    Raises `ConfigurationError`, `SourceError` or `RootError` before any stage starts, and a failed stage's own error.
     """
     run_id = str(flow_run.id)
     root = Folder.at(root or str(home_folder() / "artifacts")).url
     sources = check_sources(config)
     check_writable(root)
+    tracker = Tracker(default_tracking_uri(home_folder()))
     with opened(engine, run_id) as workers:
+        Thread(target=tracker.connect, daemon=True).start()  # MLflow and a worker take seconds each to import
         workers.run("check", config, {}, root)
-        with _tracked(config, root, sources, run_id) as (tracker, mlflow_run_id):
-            yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
+        with _tracked(tracker, config, root, sources, run_id) as mlflow_run_id:
+            try:
+                yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
+            except (UpstreamTaskError, UnfinishedRun) as error:
+                raise first_failure(run_id, error) from None
 
 
 @contextmanager
 def _tracked(
-    config: NoisyStudentConfig, root: str, sources: dict[str, str], run_id: str
-) -> Iterator[tuple[Tracker, str | None]]:
+    tracker: Tracker, config: NoisyStudentConfig, root: str, sources: dict[str, str], run_id: str
+) -> Iterator[str | None]:
     """The run's MLflow run: the same one for the same configuration, sources and root."""
-    tracker = Tracker(default_tracking_uri(home_folder()))
     mlflow_run_id = tracker.open_run(
         digest_of([config.model_dump(mode="json"), sources, root]),
         name=f"{config.name} seed {config.seed}",
@@ -53,7 +59,7 @@ def _tracked(
     get_run_logger().info("artifacts go to %s, numbers to %s", root, address or tracker.tracking_uri)
     status = "FAILED"
     try:
-        yield tracker, mlflow_run_id
+        yield mlflow_run_id
         status = "FINISHED"
     finally:
         tracker.close_run(mlflow_run_id, status)

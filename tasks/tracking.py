@@ -65,6 +65,11 @@ class Tracker:
         """The process's MLflow client of this address."""
         return connect(self.tracking_uri)
 
+    def connect(self) -> None:
+        """Import MLflow and open its database or server ahead of the first call."""
+        with self.guard("connect"):
+            self.client()
+
     def guard(self, action: str) -> "Guard":
         """A context that turns an exception into a warning, said once per action and kind of failure."""
         return Guard(action, self.tracking_uri)
@@ -87,7 +92,7 @@ class Tracker:
             run = self._attach({RUN_TAG: digest}, name, tags or {}, params, flow_run_id)
             if flow_run_url is not None:
                 self.client().set_tag(run.info.run_id, FLOW_RUN_URL_TAG, flow_run_url)
-                return run.info.run_id
+            return run.info.run_id
         return None
 
     def stage_run(

@@ -61,7 +61,7 @@ class OptimizerConfig(Settings):
     momentum: Fraction = 0.9  # AdamW: its first beta
     decay: Fraction = 0.9  # RMSProp's alpha; AdamW: its second beta
     eps: Annotated[float, Field(gt=0)] = 1e-3  # RMSProp: inside the root
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # on everything but norms and biases
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # on everything but norms
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # factor on the learning rate per layer below the head
 
 

@@ -20,7 +20,7 @@ def run(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tu
             logits, labels = net(images.to(device)), labels.to(device)
         true = logits.gather(1, labels[:, None])
         num_classes = logits.shape[1]
-        ranks.append((logits > true).sum(1))  # how many classes score above the true one
+        ranks.append((~(logits < true)).sum(1) - 1)  # how many others do not score below it: a tie or NaN is a miss
         losses.append(F.cross_entropy(logits, labels, reduction="none"))
     if not ranks:
         return

@@ -44,10 +44,14 @@ def create_model(config: ModelConfig, num_classes: int, seed: int, batch_norm_mo
 
 
 def check_name(name: str) -> None:
-    """Raise `ConfigurationError`, with the nearest names, unless timm knows `name`."""
-    if not timm.is_model(name.partition(".")[0]):
+    """Raise `ConfigurationError`, with the nearest names, unless timm knows `name` and its tag of weights, if any."""
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)) or "none"
         raise ConfigurationError(f"model {name!r}: timm {timm.__version__} has no such architecture; similar: {near}")
+    tagged = timm.list_models(f"{architecture}.*", include_tags=True)
+    if tag and name not in tagged:
+        raise ConfigurationError(f"model {name!r}: timm knows no such tag of weights; there are {', '.join(tagged)}")
 
 
 def num_parameters(config: ModelConfig, num_classes: int) -> int:
@@ -111,7 +115,7 @@ def _cfg(name: str) -> dict[str, Any]:
     check_name(name)
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None:
-        raise ConfigurationError(f"model {name!r}: timm knows the architecture but not this tag of weights")
+        raise ConfigurationError(f"model {name!r}: timm keeps no input settings for it; choose another architecture")
     return cfg.to_dict()
 
 

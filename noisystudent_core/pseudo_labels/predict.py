@@ -18,7 +18,7 @@ def predict_rows(net: nn.Module, table: pa.Table, config: PredictConfig, size: i
     images, reasons = decode(table, size, crop_fraction)
     probabilities = predict_probabilities(net, images, config.batch_size)
     confidence, label = probabilities.max(1)
-    bad = pa.array([reason is not None for reason in reasons])
+    bad = pa.array([reason is not None for reason in reasons], pa.bool_())
     columns = {
         "image_id": table["image_id"],
         "label": pa.array(label.to(torch.int32).numpy(), mask=bad.to_numpy(zero_copy_only=False)),
@@ -38,9 +38,9 @@ def predict_probabilities(net: nn.Module, images: Tensor, batch_size: int) -> Te
     """Softmax of the net's logits: uint8 [N, 3, S, S] -> float32 [N, C] on the CPU."""
     device = next(net.parameters()).device
     found = []
-    for start in range(0, len(images), batch_size):
+    for start in range(0, max(1, len(images)), batch_size):  # a part without rows still has its [0, C]
         batch = images[start : start + batch_size]
         padded = torch.cat([batch, batch.new_zeros(batch_size - len(batch), *batch.shape[1:])])
         logits = net(padded.to(device, non_blocking=True))
         found.append(logits.softmax(1)[: len(batch)].cpu())
-    return torch.cat(found) if found else torch.empty(0, 1)
+    return torch.cat(found)

@@ -75,7 +75,7 @@ class Folder:
                 return _link_if_absent(Path(self._full(name)), data)
             self.fs.pipe_file(self._full(name), data, mode="create")
         except OSError as error:
-            if isinstance(error, FileExistsError) or (not isinstance(error, PermissionError) and self.exists(name)):
+            if not isinstance(error, PermissionError) and self.exists(name):
                 return False  # S3's refusal of a conditional put has no class of its own
             raise RootError(
                 f"{self.url}: cannot be written ({_words(error)}); check the path and its rights"
@@ -99,7 +99,13 @@ class Folder:
 
 def check_writable(url: str) -> None:
     """Raise `RootError` unless a file can be written under `url`; leaves a small marker, `.noisy-student`."""
-    Folder.at(url).publish(".noisy-student", b"The root of noisy-student artifacts.\n")
+    folder = Folder.at(url)
+    try:
+        folder.publish(".noisy-student", b"The root of noisy-student artifacts.\n")
+    except RootError:
+        raise
+    except Exception as error:  # a cloud's client has classes of its own: no credentials, no such address
+        raise RootError(f"{url}: cannot be reached ({_words(error)}); check address and credentials") from error
 
 
 def _link_if_absent(path: Path, data: bytes) -> bool:
@@ -125,8 +131,10 @@ def _options(url: str) -> dict[str, bool]:
 
 def refuse_secrets(url: str) -> None:
     """Raise `ConfigurationError` where a URL holds credentials; the message does not repeat them."""
-    authority = url.partition("://")[2].partition("/")[0]
-    if "@" in authority:
+    address = url.partition("://")[2]
+    authority = address.partition("/")[0]
+    port = authority.partition(":")[2] or "0"  # else the first part of a secret that holds a slash
+    if "@" in authority or ("@" in address and not port.isdigit()):
         raise ConfigurationError(
             "a URL holds credentials: give them by environment or profile (AWS_ACCESS_KEY_ID, ...)"
         )

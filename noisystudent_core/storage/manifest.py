@@ -170,10 +170,11 @@ def parse(data: bytes, url: str) -> Manifest:
                 f"{url}: manifest format {tree['format']}; this version reads up to {FORMAT}: upgrade noisy-student"
             )
         return Manifest.model_validate(tree)
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         if isinstance(error, ManifestVersionError):
             raise
-        raise CorruptArtifactError(f"{url}/{NAME}: not a manifest ({error}); restore it or delete the folder") from None
+        what = _first_line(error)
+        raise CorruptArtifactError(f"{url}/{NAME}: not a manifest ({what}); restore it or delete the folder") from None
 
 
 def _corrupt(url: str, part: Part, what: str) -> CorruptArtifactError:
@@ -181,6 +182,14 @@ def _corrupt(url: str, part: Part, what: str) -> CorruptArtifactError:
         f"{url}: part {part.path} {what} ({part.num_bytes} bytes were written); "
         f"restore it, or delete {url}/{NAME} and the part to have them made again"
     )
+
+
+def _first_line(error: Exception) -> str:
+    """What is wrong, of pydantic's page the first finding only."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    finding = error.errors()[0]
+    return f"{finding['loc'][0]}: {finding['msg']}"
 
 
 def _versions() -> dict[str, str]:

@@ -56,7 +56,8 @@ def source_digest(url: str) -> str:
 def _entries(fs: AbstractFileSystem, path: str, url: str) -> list[dict[str, Any]]:
     try:
         if "*" in path:
-            return list(_details(fs.glob(path, detail=True)).values())
+            matches = _details(fs.glob(path, detail=True)).values()
+            return [entry for entry in matches if entry["type"] != "directory"]
         if fs.isfile(path):
             return [fs.info(path)]
         found = _details(fs.find(path, detail=True))

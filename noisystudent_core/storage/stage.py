@@ -20,6 +20,8 @@ from noisystudent_core.storage.manifest import (
     stage_key,
 )
 
+CLAIM = ".key"  # in a folder that is not named by its key
+
 Config = TypeVar("Config", bound=StageSettings, contravariant=True)
 
 
@@ -58,21 +60,28 @@ def stage(work: Callable[[Config, Inputs, Place, Events], Written]) -> Stage[Con
     @wraps(work)
     def run(config: Config, inputs: Inputs, root: str, events: Events = silent, *, out: str | None = None) -> Manifest:
         digests = input_digests(inputs)
-        url = out or artifact_url(config, digests, root)
+        key, url = stage_key(config, digests), out or artifact_url(config, digests, root)
         manifest = finished(url)
         if manifest is None:
+            if out:
+                _check_key(_claim(Folder.at(url), key), key, url)
             place = Place(Folder.at(url), "" if out else "../")
             written = work(config, inputs, place, events)
             manifest = publish_manifest(url, config, digests, written.parts, drops=written.drops, facts=written.facts)
-        _check_key(manifest, stage_key(config, digests), url)
+        _check_key(manifest.key, key, url)
         return manifest
 
     return run  # type: ignore[return-value]
 
 
-def _check_key(manifest: Manifest, key: str, url: str) -> None:
-    if manifest.key != key:
+def _claim(folder: Folder, key: str) -> str:
+    """The key of whoever began to fill this folder: parts that a killed stage left are no other stage's."""
+    return key if folder.publish(CLAIM, key.encode()) else folder.read(CLAIM).decode()
+
+
+def _check_key(found: str, key: str, url: str) -> None:
+    if found != key:
         raise ConfigurationError(
-            f"{url}: holds a finished {manifest.stage} of other settings or inputs (key {manifest.key}, not {key}); "
+            f"{url}: holds an artifact of other settings or inputs (key {found}, not {key}); "
             "choose another folder, or delete this one"
         )

@@ -41,7 +41,7 @@ class History:
 
 def start(net: Normalised, config: FitConfig) -> TrainState:
     """The state before the first step."""
-    optimizer = create_optimizer(net, config.train.optimizer)
+    optimizer = create_optimizer(net.net, config.train.optimizer)  # timm's net knows its layers, the frame does not
     return TrainState(net=net.train(), ema=EMA(net, config.train.ema_decay), optimizer=optimizer)
 
 

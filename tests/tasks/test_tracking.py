@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tasks import tracking
+from tasks import mlflow_connection, tracking
 from tasks.tracking import TrackedData, Tracker, default_tracking_uri, without_secrets
 
 
@@ -26,9 +26,9 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr(tracking, "RETRY_SECONDS", 0.2)
-    monkeypatch.setattr(tracking, "_WARNED", set())
+    monkeypatch.setattr(mlflow_connection, "FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(mlflow_connection, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(mlflow_connection, "_WARNED", set())
     monkeypatch.chdir(tmp_path)
 
 
@@ -161,8 +161,10 @@ def test_params_are_flat_short_and_logged_once(tracker: Tracker) -> None:
 def test_data_sets_are_logged_once_and_without_secrets(tracker: Tracker) -> None:
     source = "s3://key:secret@bucket/digits?token=secret"
     data = TrackedData(role="labelled", name="digits", digest="d" * 64, source=source, num_rows=100)
-    _open(tracker, inputs=[data])
-    run = tracker.client().get_run(_open(tracker, inputs=[data]))
+    run_id = _open(tracker)
+    tracker.log_inputs(run_id, [data])
+    tracker.log_inputs(run_id, [data])
+    run = tracker.client().get_run(run_id)
     assert run.inputs is not None
     (logged,) = run.inputs.dataset_inputs
     assert (logged.dataset.name, logged.dataset.digest) == ("digits", "d" * 36)
@@ -241,10 +243,10 @@ def test_tables_texts_and_figures_are_replaced_not_appended(tracker: Tracker, tm
 
 def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     tracker = Tracker(f"http://name:secret@127.0.0.1:{_free_port()}")
-    with caplog.at_level(logging.WARNING, tracking.LOG.name):
+    with caplog.at_level(logging.WARNING, mlflow_connection.LOG.name):
         assert tracker.open_run("abc", name="digits", params={}) is None
         assert tracker.open_run("abc", name="digits", params={}) is None
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == tracking.LOG.name]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == mlflow_connection.LOG.name]
     assert "nothing of it is tracked" in warning
     assert "set MLFLOW_TRACKING_URI" in warning
     assert "secret" not in warning
@@ -273,7 +275,7 @@ def test_deleted_run_loses_its_metrics_with_a_warning(tracker: Tracker, caplog: 
 def test_stopped_server_never_holds_up_a_fit(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
     tracker = Tracker(server.uri)
     stage = tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit")
     with monkeypatch.context() as impatient:
@@ -296,8 +298,8 @@ def test_stopped_server_never_holds_up_a_fit(
 def test_full_buffer_and_a_server_that_stays_away_are_counted(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "MAX_WAITING", 10)
-    monkeypatch.setattr(tracking, "GIVE_UP_SECONDS", 0.1)
+    monkeypatch.setattr(mlflow_connection, "MAX_WAITING", 10)
+    monkeypatch.setattr(mlflow_connection, "GIVE_UP_SECONDS", 0.1)
     tracker = Tracker(server.uri)
     stage = tracker.stage_run(_open(tracker), key="fit-lost", name="iteration 0 fit")
     with monkeypatch.context() as impatient:

@@ -1,0 +1,119 @@
+"""Labelling rows of a part: their order, their bytes whatever follows them, bad rows, and a teacher without noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noisystudent_core.config import ModelConfig, PredictConfig
+from noisystudent_core.data.ingest import image_id
+from noisystudent_core.data.parts import decode
+from noisystudent_core.data.schemas import PREDICTIONS, distributions, to_bytes
+from noisystudent_core.models.architectures import Normalised, create_model
+from noisystudent_core.noise.model_noise import noise_model
+from noisystudent_core.pseudo_labels.predict import predict_probabilities, predict_rows
+
+NUM_CLASSES = 3
+MODEL = ModelConfig(name="test_resnet", resolution_px=32, head_init_range=1.0)
+
+
+@pytest.fixture(scope="module")
+def table(picture: Callable[..., bytes]) -> pa.Table:
+    """Eleven images in random order of id."""
+    images = [picture(number, number % NUM_CLASSES) for number in range(11)]
+    return pa.table({"image_id": pa.array(map(image_id, images), pa.binary(16)), "image": images})
+
+
+@pytest.fixture(scope="module")
+def net(table: pa.Table) -> Normalised:
+    """Not trained, but used to these images and of more than one opinion on them."""
+    net = Normalised(create_model(MODEL, NUM_CLASSES, seed=0, batch_norm_momentum=0.1)).train()
+    images, _ = decode(table, 32, 1.0)
+    with torch.no_grad():
+        for _ in range(30):
+            net(images)  # sets the batch norm statistics
+        bias = net.eval().get_parameter("net.fc.bias")
+        bias -= net(images).mean(0)
+    return net
+
+
+def predict(net: Normalised, table: pa.Table, keep: Any = "distribution", batch_size: int = 4) -> pa.Table:
+    return predict_rows(net, table, PredictConfig(keep=keep, batch_size=batch_size), 32, 1.0)
+
+
+def test_rows_keep_their_order_and_agree_with_the_net(net: Normalised, table: pa.Table) -> None:
+    found = predict(net, table)
+    assert found["image_id"].to_pylist() == table["image_id"].to_pylist()
+    alone = [predict(net, table.slice(row, 1)) for row in range(len(table))]
+    labels = [row["label"][0].as_py() for row in alone]
+    assert found["label"].to_pylist() == labels
+    assert len(set(labels)) > 1
+    probabilities = np.array(found["probabilities"].to_pylist(), np.float32)
+    assert probabilities.argmax(1).tolist() == labels
+    assert found["confidence"].to_numpy() == pytest.approx(probabilities.max(1), abs=1e-3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(num_rows=st.integers(1, 11), batch_size=st.sampled_from([3, 4, 8]))
+def test_what_follows_a_row_does_not_change_its_bytes(
+    net: Normalised, table: pa.Table, num_rows: int, batch_size: int
+) -> None:
+    whole = predict(net, table, batch_size=batch_size)
+    first = predict(net, table.slice(0, num_rows), batch_size=batch_size)
+    assert to_bytes(first, first.schema) == to_bytes(whole.slice(0, num_rows), whole.schema)
+
+
+def test_distributions_sum_to_one_within_float16(net: Normalised, table: pa.Table) -> None:
+    found = predict(net, table)
+    assert found.schema.equals(distributions(NUM_CLASSES))
+    sums = np.array(found["probabilities"].to_pylist(), np.float64).sum(1)
+    assert np.abs(sums - 1).max() < NUM_CLASSES * 2**-11  # half a unit in the last place below 1, each
+    assert (found["confidence"].to_numpy() <= 1).all()
+
+
+def test_label_and_confidence_alone(net: Normalised, table: pa.Table) -> None:
+    found = predict(net, table, keep="label")
+    assert found.schema.equals(PREDICTIONS)
+    assert found.equals(predict(net, table).drop_columns(["probabilities"]))
+
+
+@pytest.mark.parametrize("keep", ["label", "distribution"])
+def test_undecodable_row_has_a_reason_and_no_label(net: Normalised, table: pa.Table, keep: str) -> None:
+    images = table["image"].to_pylist()
+    images[1], images[5] = images[1][:40], b"no image"
+    found = predict(net, table.set_column(1, "image", [images]), keep)
+    assert {row: why for row, why in enumerate(found["reason"].to_pylist()) if why} == {
+        1: "truncated",
+        5: "not_an_image",
+    }
+    for column in ("label", "confidence"):
+        assert [row for row, value in enumerate(found[column].to_pylist()) if value is None] == [1, 5]
+    good = [row for row in range(11) if row not in (1, 5)]
+    assert found.take(good).equals(predict(net, table, keep).take(good))
+
+
+def test_no_rows_give_no_predictions(net: Normalised, table: pa.Table) -> None:
+    for keep, schema in (("label", PREDICTIONS), ("distribution", distributions(NUM_CLASSES))):
+        found = predict(net, table.slice(0, 0), keep)  # the validation share of a part may be empty
+        assert found.num_rows == 0
+        assert found.schema.equals(schema)
+
+
+def test_teacher_labels_without_noise_and_is_not_changed_by_it(table: pa.Table) -> None:
+    quiet = create_model(MODEL, NUM_CLASSES, seed=0, batch_norm_momentum=0.1)
+    noised = create_model(MODEL, NUM_CLASSES, seed=0, batch_norm_momentum=0.1)
+    noise_model(noised, dropout=0.5, stochastic_depth=0.5)
+    teacher = Normalised(noised).eval()
+    before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+    images = torch.randint(0, 256, (9, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = predict_probabilities(teacher, images, 4)
+    assert torch.equal(found, predict_probabilities(teacher, images, 4))
+    assert torch.equal(found, predict_probabilities(Normalised(quiet).eval(), images, 4))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
+    teacher.train()
+    assert not torch.equal(found, predict_probabilities(teacher, images, 4))  # the noise is there to be left out

@@ -1,0 +1,82 @@
+"""One step: joint batch norm, losses apart, one update, and learning that shows on a batch seen again and again."""
+
+import copy
+
+import pytest
+import torch
+
+from noisystudent_core.config import OptimizerConfig, PseudoLabelConfig
+from noisystudent_core.training import loop
+from noisystudent_core.training.batches import Batches
+from noisystudent_core.training.losses import Weighting
+from noisystudent_core.training.step import Batch, TrainState, compute_losses, train_step
+from tests.training.small import build, fit_config, labelled, pseudo_labelled, same_weights
+
+STUDENT = fit_config(pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3), label_smoothing=0.1)
+
+
+def start() -> tuple[TrainState, Batch]:
+    return loop.start(build(STUDENT), STUDENT), Batches(STUDENT, labelled(), pseudo_labelled())(0)
+
+
+def test_step_moves_the_weights_against_the_gradient_once() -> None:
+    state, batch = start()
+    train = STUDENT.train.model_copy(update={"optimizer": OptimizerConfig(name="sgd", momentum=0, weight_decay=0)})
+    state = loop.start(state.net, STUDENT.model_copy(update={"train": train}))
+    twin = copy.deepcopy(state.net)
+    compute_losses(twin(batch.images), batch, train).total.backward()
+    train_step(state, batch, train, 0.5)
+    for moved, before in zip(state.net.parameters(), twin.parameters(), strict=True):
+        assert before.grad is not None
+        torch.testing.assert_close(moved, before - 0.5 * before.grad, rtol=1e-4, atol=1e-6)
+        assert moved.grad is None
+    assert state.step == 1
+
+
+def test_batch_norm_sees_labelled_and_unlabelled_images_together() -> None:
+    state, batch = start()
+    first = state.net.get_submodule("net.conv1.0")
+    seen = []
+    first.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    train_step(state, batch, STUDENT.train, 0.1)
+    (features,) = seen  # one forward pass
+    assert len(features) == 4 + 12
+    statistics = state.net.state_dict()["net.conv1.1.running_mean"]
+    torch.testing.assert_close(statistics, 0.1 * features.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_average_follows_each_step() -> None:
+    state, batch = start()
+    train_step(state, batch, STUDENT.train, 0.1)  # ema_decay 0: the live weights
+    assert same_weights(state.ema.model, state.net)
+
+
+@pytest.mark.parametrize("weighting", ["concat_mean", "sum_of_means", "per_labelled"])
+def test_losses_are_reported_apart_and_weighed_as_told(weighting: Weighting) -> None:
+    state, batch = start()
+    logits = state.net(batch.images)
+    losses = compute_losses(logits, batch, STUDENT.train.model_copy(update={"loss_weighting": weighting}))
+    log_p = logits.log_softmax(1)
+    smoothed = torch.full((4, 3), 0.1 / 3).scatter(1, batch.labels_L[:, None], 0.9 + 0.1 / 3)
+    assert batch.targets_UC is not None and losses.unlabelled is not None
+    labelled_mean = -(smoothed * log_p[:4]).sum(1).mean()
+    unlabelled_mean = -(batch.targets_UC * log_p[4:]).sum(1).mean()  # soft labels: no smoothing
+    torch.testing.assert_close(losses.labelled, labelled_mean)
+    torch.testing.assert_close(losses.unlabelled, unlabelled_mean)
+    a, b = {"concat_mean": (0.25, 0.75), "sum_of_means": (1, 1), "per_labelled": (1, 3)}[weighting]
+    torch.testing.assert_close(losses.total, a * labelled_mean + b * unlabelled_mean)
+
+
+def test_fit_on_labelled_images_alone_has_one_loss() -> None:
+    config = fit_config()
+    losses = train_step(loop.start(build(config), config), Batches(config, labelled(), None)(0), config.train, 0.1)
+    assert losses.unlabelled is None
+    assert losses.total is losses.labelled
+
+
+def test_loss_falls_on_one_batch_seen_again_and_again() -> None:
+    state, batch = start()
+    losses = [train_step(state, batch, STUDENT.train, 0.05).total.item() for _ in range(15)]
+    floor = (0.25 * 0.2911) + (0.75 * 0.6390)  # entropies of the smoothed and of the teacher's targets
+    assert losses[0] > 1.0
+    assert floor - 0.01 < losses[-1] < 0.75
