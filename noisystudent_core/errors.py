@@ -12,7 +12,7 @@ NoisyStudentError
 │   └── ManifestVersionError          the manifest was written by a newer version
 ├── RootError (OSError)               the root cannot be reached or written
 ├── NonFiniteLossError (ArithmeticError)   training diverged
-└── WorkerDiedError (RuntimeError)    a child process died or fell silent; the only one worth a retry
+└── WorkerDiedError (RuntimeError)    a child process died or fell silent
 
 The first words of a message give the value, then the limit, then the remedy.
 """
@@ -65,7 +65,9 @@ class ManifestVersionError(DataError):
 
 
 class RootError(NoisyStudentError, OSError):
-    """The root cannot be reached or written."""
+    """The root cannot be reached or written; it could when the run began, so trying again can help."""
+
+    retryable = True
 
 
 class NonFiniteLossError(NoisyStudentError, ArithmeticError):

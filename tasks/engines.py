@@ -23,6 +23,9 @@ from noisystudent_core.storage.manifest import Inputs
 SILENCE_S = float(os.environ.get("NOISY_STUDENT_WORKER_SILENCE_S", "1800"))  # a worker silent for longer is ended
 LAST_LINES = 15  # of a dead worker's standard error, shown with its death
 
+# OpenMP threads that wait by spinning lose most of their speed as soon as a core is shared with anything else
+SHARING = {"OMP_WAIT_POLICY": "passive"}
+
 # The parent-death signal follows the thread that starts a child: this one lives as long as the process
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter")
 
@@ -103,10 +106,10 @@ class _Slot:
 
     def stop(self) -> None:
         """End the worker; a stage in it loses its unfinished parts only."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -115,7 +118,7 @@ class _Slot:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | self._environment,
+            env=SHARING | os.environ | self._environment,
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends its workers
         )
         assert process.stdout is not None and process.stderr is not None

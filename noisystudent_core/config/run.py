@@ -167,6 +167,7 @@ class NoisyStudentConfig(Settings):
             train=learner.train,
             noise=learner.noise,
             pseudo_labels=pseudo_labels,
+            class_names=self.data.class_names,
             seed=_seed(self.seed, role),
         )
 

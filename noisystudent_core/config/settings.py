@@ -141,6 +141,7 @@ class FitConfig(StageSettings):
     train: TrainConfig
     noise: InputNoise
     pseudo_labels: PseudoLabelConfig | None = None
+    class_names: tuple[str, ...] | None = None  # kept in the checkpoint's config.json
     seed: int = 0
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -24,13 +25,11 @@ def ingest_file(file: SourceFile, config: IngestConfig) -> Iterator[pa.Table]:
     for a label outside 0..num_classes-1.
     """
     with file.fs.open(file.path, "rb") as stream, ThreadPoolExecutor(NUM_THREADS) as pool:
-        try:
+        with _naming(file):
             parquet = pq.ParquetFile(stream)
-        except pa.ArrowInvalid as error:
-            raise SourceError(f"{file.path}: not a Parquet file ({error})") from None
         columns = _columns(file, parquet.schema_arrow, config)
         start = 0
-        for table in _chunks(parquet, columns, config.images_per_part):
+        for table in _chunks(file, parquet, columns, config.images_per_part):
             yield _rows(table, file, config, pool, start)
             start += table.num_rows
 
@@ -38,6 +37,17 @@ def ingest_file(file: SourceFile, config: IngestConfig) -> Iterator[pa.Table]:
 def image_id(data: bytes) -> bytes:
     """An image's identity: BLAKE2b, 16 bytes, of its source's bytes."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+@contextmanager
+def _naming(file: SourceFile) -> Iterator[None]:
+    """Say which file is damaged; a failure of disk or network, known by its error number, stays what it is."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise SourceError(f"{file.path}: not a Parquet file, or damaged ({error}); copy it again") from None
 
 
 def _columns(file: SourceFile, schema: pa.Schema, config: IngestConfig) -> list[str]:
@@ -61,15 +71,16 @@ def _is_binary(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def _chunks(parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.Table]:
+def _chunks(file: SourceFile, parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.Table]:
     """Tables of exactly `size` rows, whatever the file's row groups, and a shorter last one."""
     waiting: list[pa.RecordBatch] = []
-    for batch in parquet.iter_batches(batch_size=min(size, 1024), columns=columns):
-        waiting.append(batch)
-        while sum(map(len, waiting)) >= size:
-            table = pa.Table.from_batches(waiting)
-            yield table.slice(0, size)
-            waiting = table.slice(size).to_batches()
+    with _naming(file):
+        for batch in parquet.iter_batches(batch_size=min(size, 1024), columns=columns):
+            waiting.append(batch)
+            while sum(map(len, waiting)) >= size:
+                table = pa.Table.from_batches(waiting)
+                yield table.slice(0, size)
+                waiting = table.slice(size).to_batches()
     if sum(map(len, waiting)):
         yield pa.Table.from_batches(waiting)
 

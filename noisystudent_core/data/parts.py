@@ -12,6 +12,7 @@ from noisystudent_core.data.schemas import IMAGES, from_bytes
 from noisystudent_core.storage.manifest import Artifact, Part
 
 NUM_THREADS = 4  # decoding releases the interpreter lock
+ANY_SIZE = 2**62  # pixels: the limit was applied when the image was taken in
 DECODE_ROWS = 1024  # images decoded at a time: bounds memory on large parts
 
 
@@ -21,13 +22,19 @@ def read_images(artifact: Artifact, part: Part, columns: list[str]) -> pa.Table:
 
 
 def decode(table: pa.Table, size: int, crop_fraction: float) -> tuple[Tensor, list[str | None]]:
-    """Decode `image` of every row to uint8 [N, 3, size, size]; the reason stands for a row that is no image (zeros)."""
+    """Decode `image` of every row to uint8 [N, 3, size, size]; the reason stands for a row that is no image (zeros).
+
+    `table` has the columns `image` and `reason`: what was refused when it was taken in is not decoded again.
+    """
     batches, reasons = [torch.empty(0, 3, size, size, dtype=torch.uint8)], []
     for rows in table.to_batches(max_chunksize=DECODE_ROWS):
-        data = rows.column("image").to_pylist()
-        images, why = decode_batch(data, size, crop_fraction, channels=3, num_threads=NUM_THREADS)
+        refused = rows.column("reason").to_pylist()
+        data = [
+            b"" if reason else image for image, reason in zip(rows.column("image").to_pylist(), refused, strict=True)
+        ]
+        images, why = decode_batch(data, size, crop_fraction, num_threads=NUM_THREADS, max_pixels=ANY_SIZE)
         batches.append(images)
-        reasons += why
+        reasons += [before or now for before, now in zip(refused, why, strict=True)]
     return torch.cat(batches), reasons
 
 

@@ -44,7 +44,7 @@ def load_pseudo_labelled(
 ) -> PseudoLabelledImages:
     """Decode the selected images and join the teacher's distributions to them.
 
-    Raises `CorruptArtifactError` where the predictions are not of these rows.
+    Raises `CorruptArtifactError` where the predictions are not of the selected rows, all of them.
     """
     images, predictions = Artifact.open(images_url), Artifact.open(predictions_url)
     selection = read_selection(selection_url)
@@ -52,15 +52,17 @@ def load_pseudo_labelled(
     pixels, probabilities, copies = [], [], []
     for part_index, part in zip(predictions.manifest.facts["image_parts"], predictions.manifest.parts, strict=True):
         chosen = rows_of_part(selection, part_index)
-        table = read_images(images, images.manifest.parts[part_index], ["image"]).take(chosen["row"])
+        table = read_images(images, images.manifest.parts[part_index], ["image", "reason"]).take(chosen["row"])
         num_classes = predictions.manifest.facts["num_classes"]
         schema = distributions(num_classes)
         labelled = from_bytes(predictions.read(part), schema, f"{predictions.url}/{part.path}")
         if not labelled["image_id"].equals(chosen["image_id"]):
-            raise CorruptArtifactError(f"{predictions.url}/{part.path}: its images are not those of {selection_url}")
+            raise _others(f"{predictions.url}/{part.path}", selection_url)
         pixels.append(decode(table, resolution_px, 1.0)[0])
         probabilities.append(_matrix(labelled["probabilities"], num_classes))
         copies.append(torch.from_numpy(chosen["copies"].to_numpy().astype("int64")))
+    if sum(map(len, copies)) != selection.num_rows:
+        raise _others(predictions.url, selection_url)
     return PseudoLabelledImages(
         torch.cat(pixels).to(device), torch.cat(probabilities).to(device), torch.cat(copies).to(device)
     )
@@ -76,6 +78,10 @@ def read_selection(url: str) -> pa.Table:
 def rows_of_part(selection: pa.Table, part_index: int) -> pa.Table:
     """The selected images of one image part, in row order."""
     return selection.filter(pc.field("part") == part_index).sort_by("row")
+
+
+def _others(where: str, selection_url: str) -> CorruptArtifactError:
+    return CorruptArtifactError(f"{where}: its images are not those of {selection_url}; predict that selection")
 
 
 def _matrix(column: pa.ChunkedArray, num_classes: int) -> Tensor:

@@ -59,7 +59,7 @@ def to_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
 def from_bytes(data: bytes, schema: pa.Schema, what: str, columns: list[str] | None = None) -> pa.Table:
     """Decode a part; raises `SchemaError` naming the column that is missing or of another type."""
     try:
-        table = pq.read_table(pa.BufferReader(data), columns=columns)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaError(f"{what}: not a Parquet file ({error}); delete it to have it made again") from None
     for name in columns or schema.names:

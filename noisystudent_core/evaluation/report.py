@@ -47,6 +47,7 @@ def iterations(config: NoisyStudentConfig, models: Sequence[Mapping[str, str | N
                 "supervised_top1": supervised,
                 "change_teacher": _change(reported["top1"], rows[-1]["top1"] if rows else None),
                 "change_supervised": _change(reported["top1"], supervised),
+                "checkpoint": f"{checkpoint.kind}/{checkpoint.key}",
             }
         )
     return rows

@@ -24,7 +24,7 @@ def encode(model: nn.Module, config: ModelConfig, class_names: tuple[str, ...] |
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     size = config.resolution_px
-    data_config = {"input_size": (3, size, size), "crop_pct": config.crop_fraction}
+    data_config = {"input_size": (3, size, size), "crop_pct": config.crop_fraction, "interpolation": "bicubic"}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CONFIG
         names = {"label_names": list(class_names)} if class_names else None
@@ -43,7 +43,10 @@ def load(url: str, num_classes: int | None = None) -> tuple[nn.Module, dict[str,
     with artifact.folder.local_copy() as folder:
         config = json.loads((folder / CONFIG).read_text())
         if num_classes is not None and config["num_classes"] != num_classes:
-            raise LabelError(f"{url}: the checkpoint has {config['num_classes']} classes, the data {num_classes}")
+            raise LabelError(
+                f"{url}: the checkpoint has {config['num_classes']} classes, the data {num_classes}; "
+                "give a checkpoint fitted on these classes"
+            )
         try:
             model = timm.create_model(f"local-dir:{folder}", pretrained=True)
         except (RuntimeError, ValueError) as error:

@@ -5,6 +5,7 @@ import pyarrow as pa
 from noisystudent_core.config.settings import EvaluateConfig
 from noisystudent_core.data.parts import labelled_batches
 from noisystudent_core.data.schemas import EVALUATIONS, to_bytes
+from noisystudent_core.errors import LabelError
 from noisystudent_core.evaluation import accuracy
 from noisystudent_core.events import Events
 from noisystudent_core.models import checkpoints
@@ -15,9 +16,15 @@ from noisystudent_core.storage.stage import Place, Written, stage
 
 @stage
 def evaluate(config: EvaluateConfig, inputs: Inputs, place: Place, events: Events) -> Written:
-    """Measure a model: inputs {"checkpoint", "images"}; the artifact has a row per metric, `facts` the same numbers."""
+    """Measure a model: inputs {"checkpoint", "images"}; the artifact has a row per metric, `facts` the same numbers.
+
+    Raises `LabelError` for unlabelled images and for a checkpoint of other classes.
+    """
     images, checkpoint = Artifact.open(inputs["images"]).manifest, Artifact.open(inputs["checkpoint"]).manifest
-    net, description = checkpoints.load(inputs["checkpoint"], images.config["ingest"]["num_classes"])
+    num_classes = images.config["ingest"]["num_classes"]
+    if num_classes is None:
+        raise LabelError(f"{inputs['images']}: its images have no labels; prepare their source with num_classes")
+    net, description = checkpoints.load(inputs["checkpoint"], num_classes)
     size, crop_fraction = checkpoints.input_geometry(description)
     num_images = sum(images.facts["class_counts"].values())
     batches = labelled_batches(inputs["images"], size, crop_fraction, config.batch_size)

@@ -66,7 +66,7 @@ def _pseudo_labelled(config: FitConfig, inputs: Inputs, size: int) -> PseudoLabe
 
 
 def _checkpoint(place: Place, net: nn.Module, config: FitConfig) -> list[Part]:
-    files = checkpoints.encode(net, config.model)
+    files = checkpoints.encode(net, config.model, config.class_names)
     return [publish_part(place.folder, name, data, 0) for name, data in files.items()]
 
 

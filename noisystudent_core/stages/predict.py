@@ -105,7 +105,7 @@ def _label(config: PredictConfig, inputs: Inputs, folder: Folder, units: list[_U
     net, geometry = _net(inputs["checkpoint"], Artifact.open(inputs["checkpoint"]).manifest.content_digest)
     done, total = 0, sum(_num_rows(unit, images.manifest.parts[unit.index]) for unit in units)
     for unit in units:
-        table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image"])
+        table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image", "reason"])
         table = table if unit.rows is None else table.take(unit.rows)
         labelled = predict_rows(net, table, config, *geometry)
         publish_part(folder, unit.path, to_bytes(labelled, labelled.schema), labelled.num_rows)

@@ -17,9 +17,7 @@ def test_recipe_carries_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_shrink_shortens_every_fit(name: str) -> None:
     whole, small = RECIPES[name](), RECIPES[name](shrink=0.1)
-    for learner, shorter in zip(
-        [whole.teacher, *whole.iterations], [small.teacher, *small.iterations], strict=True
-    ):
+    for learner, shorter in zip([whole.teacher, *whole.iterations], [small.teacher, *small.iterations], strict=True):
         assert shorter.train.num_steps(20_000) <= 0.11 * learner.train.num_steps(20_000)
 
 
@@ -60,7 +58,8 @@ def test_shortcut_is_an_override(shortcut: str, value: Any, path: str) -> None:
 
 def test_every_shortcut_is_tested_and_none_changes_nothing() -> None:
     assert set(SHORTCUTS) == {"seed", "student", "unlabelled_ratio", "threshold", "num_images_per_class"}
-    assert configure("digits", **dict.fromkeys(SHORTCUTS)) == digits()
+    nothing: dict[str, Any] = dict.fromkeys(SHORTCUTS)
+    assert configure("digits", **nothing) == digits()
 
 
 def test_sources_that_are_given_replace_the_recipes() -> None:

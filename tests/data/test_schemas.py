@@ -62,5 +62,5 @@ def test_column_of_another_type_is_named() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"words", bytes(100)])
 def test_what_is_no_parquet_is_named(data: bytes) -> None:
-    with pytest.raises(SchemaError, match="part 7: not a Parquet file .*; delete it to have it made again"):
+    with pytest.raises(SchemaError, match=r"part 7: not a Parquet file .*; delete it to have it made again"):
         from_bytes(data, EXCLUSIONS, "part 7")

@@ -66,5 +66,5 @@ def test_class_without_image_is_named() -> None:
 
 
 def test_of_many_empty_classes_ten_are_named() -> None:
-    with pytest.raises(LabelError, match="class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10;.*lower data.num_classes"):
+    with pytest.raises(LabelError, match=r"class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10;.*lower data\.num_classes"):
         check_labels(rows_of(2), 1000, "here")

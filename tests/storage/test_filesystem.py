@@ -113,6 +113,20 @@ def test_of_racing_processes_one_wins(root: str) -> None:
     assert all(int(a) + int(b) == 1 for a, b in zip(*won, strict=True))
 
 
+KILLED = """
+import os, sys
+from noisystudent_core.storage.filesystem import Folder
+os.fsync = lambda file: os._exit(9)
+Folder.at(sys.argv[1]).publish("part", b"half")
+"""
+
+
+def test_writer_that_is_killed_publishes_nothing(root: str) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, root]).returncode == 9
+    assert not Folder.at(root).exists("part")
+    assert Folder.at(root).publish("part", b"whole") is True
+
+
 def test_writer_that_fails_leaves_nothing(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("No space left on device")

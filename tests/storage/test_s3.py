@@ -43,7 +43,7 @@ def test_put_is_conditional_where_listings_lag(s3_root: str) -> None:
 
 
 def test_missing_bucket_is_named(s3_environment: Mapping[str, str]) -> None:
-    with pytest.raises(RootError, match="s3://no-such-bucket/root: cannot be written .*does not exist"):
+    with pytest.raises(RootError, match=r"s3://no-such-bucket/root: cannot be written .*does not exist"):
         check_writable("s3://no-such-bucket/root")
     with pytest.raises(SourceError, match=r"s3://no-such-bucket/a\.parquet"):
         list_source("s3://no-such-bucket/a.parquet")

@@ -46,7 +46,9 @@ def test_links_count_as_files(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(b"data")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "a.parquet").symlink_to(tmp_path / "data")
-    assert [list_source(str(tmp_path / path))[0].num_bytes for path in ("source", "source/*", "source/a.parquet")] == [4] * 3
+    assert [list_source(str(tmp_path / path))[0].num_bytes for path in ("source", "source/*", "source/a.parquet")] == [
+        4
+    ] * 3
 
 
 def test_single_file_is_named_by_itself(folder: str) -> None:
@@ -84,7 +86,7 @@ def test_new_file_is_seen_at_once(folder: str) -> None:
 def test_what_is_missing_is_named(any_root: str) -> None:
     with pytest.raises(SourceError, match=f"{any_root}/nothing: does not exist; give a Parquet file, a folder"):
         list_source(f"{any_root}/nothing")
-    with pytest.raises(SourceError, match="no .*parquet file there"):
+    with pytest.raises(SourceError, match=r"no .*parquet file there"):
         list_source(f"{any_root}/*.parquet")
 
 
@@ -95,7 +97,7 @@ def test_folder_without_parquet_is_refused(root: str) -> None:
 
 
 def test_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="no .*parquet file there"):
+    with pytest.raises(SourceError, match=r"no .*parquet file there"):
         list_source(str(tmp_path))
 
 

@@ -67,7 +67,8 @@ def made(work: Work) -> Stage[SelectConfig]:
 
 def files(url: str) -> dict[str, bytes]:
     folder = Folder.at(url)
-    return {name.removeprefix(folder.path): folder.fs.cat_file(name) for name in folder.fs.find(folder.path)}
+    names = [name.removeprefix(f"{folder.path}/") for name in folder.fs.find(folder.path)]
+    return {name: folder.read(name) for name in names}
 
 
 def test_finished_stage_is_reused_without_work(any_root: str, images: Publish) -> None:

@@ -1,0 +1,123 @@
+"""A whole fit as a stage: what it leaves, that it is found again, and that a student needs all of its inputs."""
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+
+from noisystudent_core import stages
+from noisystudent_core.config import PseudoLabelConfig
+from noisystudent_core.data.schemas import HISTORY, from_bytes
+from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
+from noisystudent_core.models import checkpoints
+from noisystudent_core.storage.manifest import Artifact
+from tests.stages.small import DISTRIBUTIONS, FIT, STUDENT, Small, Told
+
+WriteSources = Callable[[str], dict[str, str]]
+
+
+@pytest.fixture
+def small(memory_root: str) -> Small:
+    return Small(memory_root)
+
+
+@pytest.fixture
+def data(small: Small, write_sources: WriteSources) -> dict[str, str]:
+    return small.prepare_all(write_sources(small.root))
+
+
+@pytest.fixture
+def student_inputs(small: Small, data: dict[str, str]) -> dict[str, str]:
+    teacher = small.teacher(data)
+    selection = small.selection(data, teacher)
+    labelled = {"checkpoint": teacher, "images": data["unlabelled"], "selection": selection}
+    return {
+        "labelled": data["labelled"],
+        "validation": data["validation"],
+        "images": data["unlabelled"],
+        "selection": selection,
+        "predictions": small.run("predict", DISTRIBUTIONS, labelled),
+    }
+
+
+def history(artifact: Artifact) -> list[tuple[int, str, float]]:
+    part = next(part for part in artifact.manifest.parts if part.path == "history.parquet")
+    rows = from_bytes(artifact.read(part), HISTORY, part.path).to_pylist()
+    return [(row["step"], row["metric"], row["value"]) for row in rows]
+
+
+def test_teacher_leaves_a_checkpoint_and_its_history(small: Small, data: dict[str, str]) -> None:
+    artifact = Artifact.open(small.teacher(data))
+    assert [part.path for part in artifact.manifest.parts] == ["model.safetensors", "config.json", "history.parquet"]
+    facts = artifact.manifest.facts
+    assert (facts["num_steps"], facts["num_labelled"], facts["num_parameters"]) == (3, 12, 372_979)
+    rows = history(artifact)
+    assert [step for step, metric, _ in rows if metric == "train/loss"] == [1, 2, 3]
+    assert {metric: value for _, metric, value in rows} == facts["final"]
+    assert {"validation/top1", "validation/loss", "train/loss_labelled"} <= set(facts["final"])
+    assert "train/loss_unlabelled" not in facts["final"]
+
+
+def test_finished_fit_is_found_again_and_says_nothing(small: Small, data: dict[str, str]) -> None:
+    inputs = {"labelled": data["labelled"], "validation": data["validation"]}
+    first, again = Told([]), Told([])
+    manifest = stages.fit(FIT, inputs, small.root, first)
+    assert [fields["done"] for event, fields in first.events if event == "progress"] == [1, 2, 3]
+    assert stages.fit(FIT, inputs, small.root, again) == manifest
+    assert again.events == []
+
+
+def test_one_changed_setting_is_another_artifact(small: Small, data: dict[str, str]) -> None:
+    assert small.teacher(data) == small.teacher(data, seed=0) != small.teacher(data, seed=1)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_a_fit_gives_the_same_bytes_under_another_root(
+    small: Small, student_inputs: dict[str, str], root: str, role: str
+) -> None:
+    inputs = student_inputs if role == "student" else {k: student_inputs[k] for k in ("labelled", "validation")}
+    config = STUDENT if role == "student" else FIT
+    first, second = stages.fit(config, inputs, small.root), stages.fit(config, inputs, root)
+    assert first == second
+    assert all(part.num_bytes for part in first.parts)
+
+
+def test_student_reports_both_losses_and_loads_by_timm_alone(student_inputs: dict[str, str], root: str) -> None:
+    manifest = stages.fit(STUDENT, student_inputs, root)
+    final = manifest.facts["final"]
+    mean = (final["train/loss_labelled"] + 2 * final["train/loss_unlabelled"]) / 3  # ratio 2, concat_mean
+    assert final["train/loss"] == pytest.approx(mean, rel=1e-5)
+    net, _ = checkpoints.load(f"{root}/checkpoints/{manifest.key}", 3)
+    alone = timm.create_model(f"local-dir:{root}/checkpoints/{manifest.key}", pretrained=True).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(net(images), alone(images))
+
+
+@pytest.mark.parametrize("missing", ["images", "selection", "predictions"])
+def test_student_without_one_of_its_inputs_is_refused(student_inputs: dict[str, str], root: str, missing: str) -> None:
+    inputs = {name: url for name, url in student_inputs.items() if name != missing}
+    with pytest.raises(ConfigurationError, match="a student needs images, selection, predictions and pseudo_labels"):
+        stages.fit(STUDENT, inputs, root)
+
+
+def test_teacher_with_pseudo_labels_is_refused(student_inputs: dict[str, str], root: str) -> None:
+    with pytest.raises(ConfigurationError, match="a teacher none of them"):
+        stages.fit(FIT, student_inputs, root)
+
+
+def test_predictions_of_other_rows_are_refused(
+    small: Small, data: dict[str, str], student_inputs: dict[str, str], root: str
+) -> None:
+    other = small.teacher(data, seed=1)
+    selection = small.selection(data, other)
+    assert selection != student_inputs["selection"]
+    with pytest.raises(CorruptArtifactError, match="its images are not those of"):
+        stages.fit(STUDENT, student_inputs | {"selection": selection}, root)
+
+
+def test_hard_labels_are_another_fit(student_inputs: dict[str, str], root: str) -> None:
+    hard = STUDENT.model_copy(update={"pseudo_labels": PseudoLabelConfig(unlabelled_ratio=2, labels="hard")})
+    losses = [stages.fit(config, student_inputs, root).facts["final"] for config in (STUDENT, hard)]
+    assert losses[0]["train/loss_unlabelled"] != losses[1]["train/loss_unlabelled"]

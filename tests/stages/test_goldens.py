@@ -1,0 +1,198 @@
+"""Every stage on a tiny fixed input gives what `goldens.json` says: a change of behaviour needs a new stage version.
+
+prepare, exclusions and select are compared by content digest. fit, predict and evaluate compute in floating point,
+which differs between kinds of CPU in the last bits: they are compared by their numbers.
+
+If a test here fails and the change was meant: raise `version` of the stage's settings in `config/settings.py`, so that
+nobody's finished artifact is taken for the new behaviour, then renew the goldens with
+
+    .venv/bin/python -m tests.stages.test_goldens
+
+and commit both. Renewing refuses numbers that changed under an old version. Digests are of Parquet bytes, which a new
+pyarrow writes differently: a new lock is the one other reason to renew (`pyarrow` in the file).
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from noisystudent_core.config import EvaluateConfig, ExclusionsConfig, OptimizerConfig, PseudoLabelConfig, settings
+from noisystudent_core.data.parts import read_images
+from noisystudent_core.data.schemas import HISTORY, PREDICTIONS, distributions, from_bytes, to_bytes
+from noisystudent_core.storage.filesystem import Folder
+from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, SELECT, Small
+
+FILE = Path(__file__).with_name("goldens.json")
+SIZES = {"labelled": 12, "unlabelled": 30, "validation": 9, "test": 9}
+VERSIONS = {
+    "prepare": settings.PrepareConfig.version,
+    "exclusions": settings.ExclusionsConfig.version,
+    "select": settings.SelectConfig.version,
+    "fit": settings.FitConfig.version,
+    "predict": settings.PredictConfig.version,
+    "evaluate": settings.EvaluateConfig.version,
+}
+TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4}  # probabilities are stored as float16
+# a teacher with batch norm and a student without, slow enough that rounding does not grow: 1e-5 without MKL-DNN
+SGD = OptimizerConfig(name="sgd", learning_rate=0.01, learning_rate_batch=6)
+ADAMW = OptimizerConfig(name="adamw", learning_rate=2e-3, learning_rate_batch=6, decay=0.999, eps=1e-8)
+TEACHER = FIT.model_copy(update={"train": FIT.train.model_copy(update={"steps": 12, "optimizer": SGD})})
+STUDENT = TEACHER.model_copy(
+    update={
+        "model": FIT.model.model_copy(update={"name": "test_convnext"}),
+        "train": FIT.train.model_copy(update={"steps": 12, "optimizer": ADAMW}),
+        "pseudo_labels": PseudoLabelConfig(unlabelled_ratio=2),
+    }
+)
+
+
+def image(number: int, label: int) -> bytes:
+    """An 8 x 8 portable pixmap, the same bytes for ever: a bright band tells the label."""
+    pixels = bytearray((number * 37 + place * place * 11 + place * 7) % 90 for place in range(8 * 8 * 3))
+    for place in range(len(pixels)):
+        if place // 3 % 8 // 2 == label:
+            pixels[place] += 160
+    return b"P6 8 8 255\n" + bytes(pixels)
+
+
+def write_sources(folder: Path) -> dict[str, str]:
+    """Four sources; the last unlabelled image is also the first test image, the one before it is damaged."""
+    urls, first = {}, 0
+    for split, size in SIZES.items():
+        labels = [row % 3 for row in range(size)]
+        images = [image(first + row, label) for row, label in enumerate(labels)]
+        if split == "unlabelled":
+            images[-2:] = [b"P6 8 8 255\n", image(SIZES["labelled"] + SIZES["unlabelled"] + SIZES["validation"], 0)]
+        urls[split] = str(folder / f"{split}.parquet")
+        pq.write_table(pa.table({"image": images} | ({} if split == "unlabelled" else {"label": labels})), urls[split])
+        first += size
+    return urls
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Run every stage, and return what is kept of each."""
+    torch.set_num_threads(1)
+    small = Small(str(folder / "root"))
+    sources = write_sources(folder)
+    data = {
+        split: small.prepare(url, labelled=split != "unlabelled", max_bad_fraction=0.1)
+        for split, url in sources.items()
+    }
+    excluded = small.run("exclusions", ExclusionsConfig(), {"unlabelled": data["unlabelled"], "test": data["test"]})
+    # what follows floating point is given fixed predictions: the digest of a selection holds no computed number
+    predictions = _fixed_predictions(small, data)
+    selection = small.run(
+        "select", SELECT, {"predictions": predictions, "images": data["unlabelled"], "exclusions": excluded}
+    )
+    labelled = {"labelled": data["labelled"], "validation": data["validation"]}
+    teacher = small.run("fit", TEACHER, labelled)
+    selected = {"images": data["unlabelled"], "selection": selection}
+    pseudo = small.run("predict", DISTRIBUTIONS, {"checkpoint": teacher, **selected})
+    student = small.run("fit", STUDENT, {**labelled, **selected, "predictions": pseudo})
+    measured = small.run("evaluate", EvaluateConfig(), {"checkpoint": student, "images": data["test"]})
+    return {
+        "prepare": {split: Artifact.open(url).manifest.content_digest for split, url in data.items()},
+        "exclusions": Artifact.open(excluded).manifest.content_digest,
+        "select": Artifact.open(selection).manifest.content_digest,
+        "fit": {"teacher": _losses(teacher), "student": _losses(student)},
+        "predict": _probabilities(pseudo),
+        "evaluate": Artifact.open(measured).manifest.facts["metrics"],
+    }
+
+
+def _fixed_predictions(small: Small, data: dict[str, str]) -> str:
+    """Labels as drawn, confidences without a pattern, no label for the damaged image."""
+    url, parts = f"{small.root}/fixed", []
+    images = Artifact.open(data["unlabelled"])
+    for index, part in enumerate(images.manifest.parts):
+        rows = read_images(images, part, ["image_id", "reason"])
+        good = [reason is None for reason in rows["reason"].to_pylist()]
+        columns = {
+            "image_id": rows["image_id"],
+            "label": [row % 3 if ok else None for row, ok in enumerate(good)],
+            "confidence": [(index * 31 + row * 17) % 64 / 64 if ok else None for row, ok in enumerate(good)],
+            "reason": rows["reason"],
+        }
+        data_of_part = to_bytes(pa.table(columns, schema=PREDICTIONS), PREDICTIONS)
+        parts.append(publish_part(Folder.at(url), f"{index}.parquet", data_of_part, len(rows)))
+    publish_manifest(url, LABELS, {}, tuple(parts))
+    return url
+
+
+def _losses(checkpoint: str) -> dict[str, list[float]]:
+    artifact = Artifact.open(checkpoint)
+    part = next(part for part in artifact.manifest.parts if part.path == "history.parquet")
+    curves: dict[str, list[float]] = {}
+    for row in from_bytes(artifact.read(part), HISTORY, part.path).to_pylist():
+        curves.setdefault(row["metric"], []).append(round(row["value"], 6))
+    return curves
+
+
+def _probabilities(predictions: str) -> list[list[float]]:
+    artifact = Artifact.open(predictions)
+    tables = [from_bytes(artifact.read(part), distributions(3), part.path) for part in artifact.manifest.parts]
+    return [[round(p, 6) for p in row["probabilities"]] for table in tables for row in table.to_pylist()[:3]]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return measure(tmp_path_factory.mktemp("goldens"))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return json.loads(FILE.read_text())
+
+
+def test_goldens_are_of_this_pyarrow(golden: dict[str, Any]) -> None:
+    assert golden["pyarrow"] == pa.__version__, "the lock has another pyarrow: renew the goldens, see above"
+
+
+@pytest.mark.parametrize("stage", VERSIONS)
+def test_goldens_are_of_this_version(golden: dict[str, Any], stage: str) -> None:
+    assert golden["versions"][stage] == VERSIONS[stage], "the stage has another version: renew the goldens, see above"
+
+
+@pytest.mark.parametrize("stage", VERSIONS)
+def test_stage_gives_what_its_version_promises(golden: dict[str, Any], found: dict[str, Any], stage: str) -> None:
+    assert agree(found[stage], golden[stage], TOLERANCES.get(stage, 0.0)), (
+        f"{stage} changed: raise its version and renew the goldens, see above"
+    )
+
+
+def test_numbers_that_differ_do_not_agree() -> None:
+    assert agree({"a": [1.0, "x"]}, {"a": [1.00005, "x"]}, 1e-4)
+    for other in ({"a": [1.001, "x"]}, {"a": [1.0, "y"]}, {"a": [1.0]}, {"b": [1.0, "x"]}):
+        assert not agree({"a": [1.0, "x"]}, other, 1e-4)
+
+
+def agree(found: Any, golden: Any, tolerance: float) -> bool:
+    """Whether texts are equal and numbers within the tolerance, through mappings and lists."""
+    if isinstance(found, dict):
+        return found.keys() == golden.keys() and all(agree(found[key], golden[key], tolerance) for key in found)
+    if isinstance(found, list):
+        return len(found) == len(golden) and all(agree(a, b, tolerance) for a, b in zip(found, golden, strict=True))
+    return found == golden if isinstance(found, str) else abs(found - golden) <= tolerance
+
+
+def renew() -> None:
+    """Write `goldens.json` anew; refuses what changed under an old version and an old pyarrow."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder))
+    before = json.loads(FILE.read_text())
+    for stage, version in VERSIONS.items() if before["pyarrow"] == pa.__version__ else ():
+        if version == before["versions"][stage] and not agree(found[stage], before[stage], TOLERANCES.get(stage, 0.0)):
+            sys.exit(f"{stage} changed but its version is still {version}: raise it in config/settings.py first")
+    FILE.write_text(json.dumps({"pyarrow": pa.__version__, "versions": VERSIONS, **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    renew()

@@ -1,0 +1,221 @@
+"""Workers under supervision: real processes that give results, raise, die, fall silent, and never outlive their run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisystudent_core import stages
+from noisystudent_core.config import IngestConfig, InputNoise, PredictConfig, PrepareConfig
+from noisystudent_core.errors import ConfigurationError, NoisyStudentError, SourceError, WorkerDiedError
+from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
+from tasks import engines
+from tasks.engines import LocalEngine, check_engine, engine_of, opened
+from tasks.processes import start_time
+from tests.stages.small import FIT, Small
+
+LABELLED = PrepareConfig(ingest=IngestConfig(num_classes=3))
+LONG = FIT.model_copy(
+    update={"train": FIT.train.model_copy(update={"steps": 100_000}), "noise": InputNoise(crop="translate")}
+)
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LocalEngine]:
+    shared = LocalEngine()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def fit_inputs(root: str, sources: dict[str, str]) -> dict[str, str]:
+    small = Small(root)
+    return {split: small.prepare(sources[split], labelled=True) for split in ("labelled", "validation")}
+
+
+def workers_of(pid: int) -> list[int]:
+    """Children of a process."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append(int(entry.name))
+    return found
+
+
+def worker() -> int:
+    """The one worker of this process."""
+    (pid,) = [pid for pid in workers_of(os.getpid()) if b"noisystudent_core.worker" in _command(pid)]
+    return pid
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def wait_until(condition: Callable[[], bool], limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_stage_s_result_is_its_artifact(engine: LocalEngine, root: str, sources: dict[str, str]) -> None:
+    inputs, told = {"source": sources["labelled"]}, []
+
+    def listen(event: str, **fields: Any) -> None:
+        told.append((event, fields))
+
+    assert engine.run("prepare", LABELLED, inputs, root, listen) is None
+    assert told == [("progress", {"done": 1, "total": 1, "unit": "files"})]
+    url = artifact_url(LABELLED, input_digests(inputs), root)
+    assert Artifact.open(url).manifest.num_rows == 12
+
+
+def test_results_are_values_and_workers_are_used_again(
+    engine: LocalEngine, root: str, fit_inputs: dict[str, str], sources: dict[str, str]
+) -> None:
+    inputs = {"checkpoint": Small(root).teacher(fit_inputs), "images": fit_inputs["labelled"]}
+    config = PredictConfig(batch_size=4)
+    assert engine.run("plan_predictions", config, inputs, root, num_groups=4) == [[0], [1]]
+    first = worker()
+    assert engine.run("predict_group", config, inputs, root, parts=[1]) == 2
+    assert engine.run("plan_predictions", config, inputs, root, num_groups=4) == [[0]]
+    assert worker() == first
+
+
+def test_an_error_is_the_stage_s_own_and_the_worker_lives(engine: LocalEngine, root: str, tmp_path: Path) -> None:
+    inputs = {"source": str(tmp_path / "nowhere")}
+    with pytest.raises(SourceError) as here:
+        stages.prepare(LABELLED, inputs, root)
+    engine.run("prepare", LABELLED, {"source": _one_image(tmp_path)}, root)
+    before = worker()
+    with pytest.raises(SourceError) as there:
+        engine.run("prepare", LABELLED, inputs, root)
+    assert str(there.value) == str(here.value)
+    assert worker() == before
+
+
+def _one_image(folder: Path) -> str:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"image": [b"P5 2 2 255\n1234"] * 3, "label": [0, 0, 0]}), folder / "one.parquet")
+    return str(folder / "one.parquet")
+
+
+def test_a_killed_worker_is_an_error_and_the_next_call_works(
+    engine: LocalEngine, root: str, fit_inputs: dict[str, str]
+) -> None:
+    killed: list[int] = []
+
+    def kill(event: str, **fields: Any) -> None:
+        if not killed:
+            killed.append(worker())
+            os.kill(killed[0], signal.SIGKILL)
+
+    with pytest.raises(
+        WorkerDiedError, match="worker was ended by SIGKILL: out of memory is the usual reason; its last"
+    ):
+        engine.run("fit", LONG, fit_inputs, root, kill)
+    engine.run("fit", FIT, fit_inputs, root)
+    assert worker() != killed[0]
+
+
+def test_closing_ends_the_worker_in_the_middle_of_a_stage(root: str, fit_inputs: dict[str, str]) -> None:
+    running, busy, raised = LocalEngine(), threading.Event(), []
+
+    def fit() -> None:
+        try:
+            running.run("fit", LONG, fit_inputs, root, lambda event, **fields: busy.set())
+        except WorkerDiedError as error:
+            raised.append(error)
+
+    others = set(workers_of(os.getpid()))
+    thread = threading.Thread(target=fit)
+    thread.start()
+    assert busy.wait(60)
+    (mine,) = set(workers_of(os.getpid())) - others
+    running.close()
+    thread.join(5)
+    assert start_time(mine) is None
+    assert len(raised) == 1
+    with pytest.raises(NoisyStudentError, match="fit: not started, the run is over"):
+        running.run("fit", FIT, fit_inputs, root)
+
+
+def test_a_silent_worker_is_ended(root: str) -> None:
+    silent = LocalEngine(silence_s=0.2)  # less than a worker needs to start
+    others = set(workers_of(os.getpid()))
+    with pytest.raises(WorkerDiedError, match=r"said nothing for 0 s, the limit of NOISY_STUDENT_WORKER_SILENCE_S"):
+        silent.run("prepare", LABELLED, {"source": "nowhere"}, root)
+    assert set(workers_of(os.getpid())) == others
+
+
+PARENT = """
+import sys
+from noisystudent_core.config import FitConfig
+from tasks.engines import LocalEngine
+
+def say(event, **fields):
+    print("busy", flush=True)
+
+config = FitConfig.model_validate_json(sys.argv[1])
+LocalEngine().run("fit", config, {"labelled": sys.argv[2], "validation": sys.argv[3]}, sys.argv[4], say)
+"""
+
+
+def test_a_worker_does_not_survive_its_parent(root: str, fit_inputs: dict[str, str]) -> None:
+    arguments = [LONG.model_dump_json(), fit_inputs["labelled"], fit_inputs["validation"], root]
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "busy\n"
+        (orphan,) = workers_of(parent.pid)
+        parent.send_signal(signal.SIGKILL)
+        wait_until(lambda: start_time(orphan) is None, limit_s=5)
+    finally:
+        parent.kill()
+        parent.communicate()
+
+
+def test_an_engine_lives_as_long_as_its_run() -> None:
+    with opened("local", "run 1") as engine:
+        assert engine_of("run 1") is engine
+        assert engine.num_slots == 1
+    with pytest.raises(NoisyStudentError, match="the run is over"):
+        engine.run("prepare", LABELLED, {}, "")
+
+
+def test_unknown_engine_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="engine 'slurm': must be one of local"):
+        check_engine("slurm")
+    with pytest.raises(ConfigurationError, match="engine 'slurm'"), opened("slurm", "run 2"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("visible", "slots"),
+    [("0,2", ["0", "2"]), ("GPU-1a", ["GPU-1a"]), ("", [""])],
+)
+def test_a_slot_for_each_visible_device(monkeypatch: pytest.MonkeyPatch, visible: str, slots: list[str]) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [found["CUDA_VISIBLE_DEVICES"] for found in engines._slot_environments()] == slots
+
+
+def test_flow_and_tasks_start_without_torch() -> None:
+    names = ["flows.noisy_student", "flows.cli", *(f"tasks.{file.stem}" for file in Path("tasks").glob("[a-z]*.py"))]
+    check = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'torchvision', 'timm', 'mlflow'}} & set(sys.modules)))"
+    folder = Path(engines.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=folder)
+    assert done.stdout.strip() == "[]"
