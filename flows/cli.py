@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 import yaml
@@ -33,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 recipes_app = typer.Typer(invoke_without_command=True, help="List the recipes, or show one.")
 app.add_typer(recipes_app, name="recipes")
 
+Kind = TypeVar("Kind", bound=StageSettings)
 Url = Annotated[str, typer.Option(help="Folder or URL of an artifact.")]
 Out = Annotated[str, typer.Option(help="The artifact's own folder or URL.")]
 
@@ -73,7 +74,7 @@ def prepare(
     images_per_part: Annotated[int, typer.Option(help="Images per part.")] = 10_000,
 ) -> None:
     """Take in a source of images as an `images` artifact."""
-    ingest = IngestConfig(num_classes=num_classes, images_per_part=images_per_part)
+    ingest = _settings(IngestConfig, num_classes=num_classes, images_per_part=images_per_part)
     _stage("prepare", PrepareConfig(ingest=ingest), {"source": source}, out)
 
 
@@ -181,7 +182,7 @@ def demo() -> None:
     typer.echo("The servers stay up until: make down")
 
 
-def _settings(kind: type[StageSettings], **values: Any) -> StageSettings:
+def _settings(kind: type[Kind], **values: Any) -> Kind:
     """Stage settings from options; raises `ConfigurationError` for a value out of range."""
     try:
         return kind(**values)

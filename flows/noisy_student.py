@@ -12,7 +12,7 @@ from tasks.fit import fit
 from tasks.predict import label
 from tasks.prepare import exclusions, prepare_all
 from tasks.publish import publish
-from tasks.running import Run
+from tasks.running import Ref, Run
 from tasks.select import select
 from tasks.session import session
 
@@ -76,11 +76,9 @@ def noisy_student(
 
 
 def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
-    """Algorithm 1; every line submits, and waits only where the paper does."""
+    """Algorithm 1; every line submits, and what waits is only what the paper lets wait."""
     data = prepare_all(config, run)
     labelled, validation, images = data["labelled"], data["validation"], data["unlabelled"]
-    evaluation = {name: future for name, future in data.items() if name in ("validation", "test")}
-    excluded = exclusions.submit({"unlabelled": images, **evaluation}, config, run)
 
     # 1. a teacher, noised, on labelled images; beside it each student's net on the same, for comparison
     teacher = fit.submit("teacher", config.fit_teacher(), labelled, validation, run, iteration=0)
@@ -89,29 +87,11 @@ def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
         for i in config.baseline_iterations
     }
     models = [measure(0, teacher, None, data, config, run)]
-
-    # Filtering and balancing, once (section 2, "Other Techniques")
-    selector = teacher
-    if (separate := config.fit_selector()) is not None:
-        selector = fit.submit("selector", separate, labelled, validation, run)
-    predictions = label("selector", config.predict("label"), {"checkpoint": selector, "images": images}, run)
-    judged = label("selector", config.predict("label"), {"checkpoint": selector, "images": validation}, run)
-    selection = select.submit(
-        {
-            "predictions": predictions,
-            "images": images,
-            "exclusions": excluded,
-            "labelled": labelled,
-            "validation_predictions": judged,
-            "validation_images": validation,
-        },
-        config,
-        run,
-    )
+    selection = filter_and_balance(teacher, data, config, run)
+    selected = {"images": images, "selection": selection}
 
     for i in config.student_iterations:
         # 2. the teacher, not noised, labels the selected images
-        selected = {"images": images, "selection": selection}
         pseudo = label(f"teacher {i}", config.predict("distribution"), {"checkpoint": teacher, **selected}, run, i)
         # 3. an equal-or-larger student, noised, on labelled and pseudo-labelled images
         pseudo_labelled = {**selected, "predictions": pseudo}
@@ -122,3 +102,24 @@ def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
     rows = summarise.submit(models, config, run)
     publish.submit(teacher, rows, config, run).wait()
     return rows.result()
+
+
+def filter_and_balance(teacher: Ref, data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Ref:
+    """Section 2, "Other Techniques", once for all students: the selector's confident images, as many of each class."""
+    evaluation = {name: images for name, images in data.items() if name in ("validation", "test")}
+    excluded = exclusions.submit({"unlabelled": data["unlabelled"], **evaluation}, config, run)
+    selector = teacher
+    if (own := config.fit_selector()) is not None:
+        selector = fit.submit("selector", own, data["labelled"], data["validation"], run)
+    settings = config.predict("label")
+    inputs = {
+        "predictions": label("selector", settings, {"checkpoint": selector, "images": data["unlabelled"]}, run),
+        "images": data["unlabelled"],
+        "exclusions": excluded,
+        "labelled": data["labelled"],
+        "validation_predictions": label(
+            "selector, validation", settings, {"checkpoint": selector, "images": data["validation"]}, run
+        ),
+        "validation_images": data["validation"],
+    }
+    return select.submit(inputs, config, run)

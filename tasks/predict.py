@@ -31,7 +31,7 @@ def plan(role: str, config: PredictConfig, inputs: dict[str, Ref], run: Run) -> 
     return groups
 
 
-@task(name="label group", task_run_name="label by {role}", **RETRIES)
+@task(name="label group", task_run_name="label by {role}: a group", **RETRIES)
 def label_group(role: str, parts: Any, config: PredictConfig, inputs: dict[str, Ref], run: Run) -> int:
     """Label the parts of one group that are still missing; returns the number of images labelled."""
     with Progress(f"label by {role}") as progress:

@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from prefect import get_run_logger
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.results import ResultRecord
 from prefect.states import Completed
 from prefect.tasks import Task, exponential_backoff
 from pydantic import BaseModel, ConfigDict
@@ -46,7 +46,7 @@ def worth_retrying(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -
 
 def remember_failure(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
     """Keep a task's error for the end of its run: what waits for the task only learns that it is not ready."""
-    error = state.data.result if isinstance(state.data, ResultRecord) else state.data
+    error = getattr(state.data, "result", state.data)  # Prefect may have wrapped it in a record
     _failures.setdefault(str(task_run.flow_run_id), []).append((task_run.name, error))
 
 
@@ -68,6 +68,7 @@ RETRIES: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,
     "on_failure": [remember_failure],
+    "cache_policy": NO_CACHE,  # manifests are the truth
 }
 
 

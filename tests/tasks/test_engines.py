@@ -94,24 +94,18 @@ def test_results_are_values_and_workers_are_used_again(
     assert worker() == first
 
 
-def test_an_error_is_the_stage_s_own_and_the_worker_lives(engine: LocalEngine, root: str, tmp_path: Path) -> None:
-    inputs = {"source": str(tmp_path / "nowhere")}
+def test_an_error_is_the_stage_s_own_and_the_worker_lives(
+    engine: LocalEngine, root: str, sources: dict[str, str]
+) -> None:
+    inputs = {"source": sources["labelled"] + ".gone"}
     with pytest.raises(SourceError) as here:
         stages.prepare(LABELLED, inputs, root)
-    engine.run("prepare", LABELLED, {"source": _one_image(tmp_path)}, root)
+    engine.run("prepare", LABELLED, {"source": sources["labelled"]}, root)
     before = worker()
     with pytest.raises(SourceError) as there:
         engine.run("prepare", LABELLED, inputs, root)
     assert str(there.value) == str(here.value)
     assert worker() == before
-
-
-def _one_image(folder: Path) -> str:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.table({"image": [b"P5 2 2 255\n1234"] * 3, "label": [0, 0, 0]}), folder / "one.parquet")
-    return str(folder / "one.parquet")
 
 
 def test_a_killed_worker_is_an_error_and_the_next_call_works(
@@ -214,8 +208,9 @@ def test_a_slot_for_each_visible_device(monkeypatch: pytest.MonkeyPatch, visible
 
 
 def test_flow_and_tasks_start_without_torch() -> None:
-    names = ["flows.noisy_student", "flows.cli", *(f"tasks.{file.stem}" for file in Path("tasks").glob("[a-z]*.py"))]
-    check = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'torchvision', 'timm', 'mlflow'}} & set(sys.modules)))"
-    folder = Path(engines.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=folder)
+    folder = Path(engines.__file__).parent
+    names = ["flows.noisy_student", "flows.cli", *(f"tasks.{file.stem}" for file in folder.glob("[a-z]*.py"))]
+    heavy = "{'torch', 'torchvision', 'timm', 'polars', 'mlflow'}"
+    check = f"import sys, {', '.join(names)}; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=folder.parent)
     assert done.stdout.strip() == "[]"
