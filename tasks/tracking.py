@@ -30,6 +30,7 @@ ITERATION_TAG = "noisy_student.iteration"
 FLOW_RUNS_TAG = "prefect.flow_run_ids"
 FLOW_RUN_URL_TAG = "prefect.flow_run_url"
 PARENT_TAG = "mlflow.parentRunId"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else MLflow's UI opens its GenAI pages
 TABLES_TAG = "mlflow.loggedArtifacts"  # MLflow's own list of a run's tables
 
 MAX_FLOW_RUN_IDS = 200  # of 37 characters each; a tag holds 8,000
@@ -201,7 +202,8 @@ class Tracker:
             return found.experiment_id
         folder = sqlite_folder(self.tracking_uri)  # a server chooses its artifact folder itself
         try:
-            return client.create_experiment(self.experiment, folder and (folder / "mlflow-artifacts").as_uri())
+            place = folder and (folder / "mlflow-artifacts").as_uri()
+            return client.create_experiment(self.experiment, place, tags=EXPERIMENT_TAGS)
         except MlflowException:
             if (found := client.get_experiment_by_name(self.experiment)) is None:
                 raise

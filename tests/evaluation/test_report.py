@@ -19,7 +19,7 @@ from noisystudent_core.config import (
     TrainConfig,
 )
 from noisystudent_core.evaluation import report
-from noisystudent_core.storage.manifest import publish_manifest
+from noisystudent_core.storage.manifest import Artifact, publish_manifest
 
 Model = Mapping[str, str | None]
 Make = Callable[..., Model]
@@ -65,19 +65,25 @@ def make(memory_root: str) -> Make:
 
 
 @pytest.fixture
-def rows(make: Make) -> list[dict[str, Any]]:
+def models(make: Make) -> list[Model]:
     teacher = make("small", validation={"top1": 91.0}, test={"top1": 90.25, "top5": 99.0})
     student = make(
         "large", 3.0, validation={"top1": 95.0}, test={"top1": 94.5, "top5": 99.5}, supervised={"top1": 91.25}
     )
-    return report.iterations(run_config(test="t"), [teacher, student])
+    return [teacher, student]
 
 
-def test_rows_separate_the_gain_of_the_method_from_the_gain_of_size(rows: list[dict[str, Any]]) -> None:
-    shared = {"parameters": 1_234_567}
+@pytest.fixture
+def rows(models: list[Model]) -> list[dict[str, Any]]:
+    return report.iterations(run_config(test="t"), models)
+
+
+def test_rows_separate_the_gain_of_the_method_from_the_gain_of_size(
+    models: list[Model], rows: list[dict[str, Any]]
+) -> None:
+    keys = [Artifact.open(str(model["checkpoint"])).manifest.key for model in models]
     assert rows == [
-        shared
-        | {
+        {
             "iteration": 0,
             "model": "small",
             "unlabelled_ratio": None,
@@ -87,9 +93,10 @@ def test_rows_separate_the_gain_of_the_method_from_the_gain_of_size(rows: list[d
             "supervised_top1": None,
             "change_teacher": None,
             "change_supervised": None,
+            "parameters": 1_234_567,
+            "checkpoint": f"checkpoints/{keys[0]}",
         },
-        shared
-        | {
+        {
             "iteration": 1,
             "model": "large",
             "unlabelled_ratio": 3.0,
@@ -99,6 +106,8 @@ def test_rows_separate_the_gain_of_the_method_from_the_gain_of_size(rows: list[d
             "supervised_top1": 91.25,
             "change_teacher": 4.25,
             "change_supervised": 3.25,
+            "parameters": 1_234_567,
+            "checkpoint": f"checkpoints/{keys[1]}",
         },
     ]
 

@@ -6,11 +6,8 @@ asks what they left.
 
 import json
 import os
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +15,37 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 import torch
-from mlflow import MlflowClient
 from mlflow.pytorch import load_model
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterKey,
-    FlowRunFilter,
-    FlowRunFilterId,
 )
-from prefect.client.schemas.objects import FlowRun, TaskRun, TaskRunResult
+from prefect.client.schemas.objects import TaskRunResult
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.noisy_student import noisy_student
 from noisystudent_core import stages
-from noisystudent_core.config import NoisyStudentConfig, StageSettings, parse_assignments
-from noisystudent_core.errors import ConfigurationError, RootError, SourceError
+from noisystudent_core.config import NoisyStudentConfig, StageSettings
 from noisystudent_core.models import checkpoints
-from noisystudent_core.recipes import EXAMPLES, configure
-from noisystudent_core.storage.manifest import Artifact, Manifest, artifact_url, input_digests
+from noisystudent_core.recipes import EXAMPLES
+from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
 from noisystudent_core.storage.verify import artifact_urls
 from tasks import progress, servers
+from tests.flows.world import (
+    SIZES,
+    World,
+    all_runs,
+    artifact,
+    artifacts,
+    contents,
+    data_sets,
+    flow_runs,
+    parent,
+    snapshot,
+    task_runs,
+)
 
-SIZES = {"labelled": 100, "unlabelled": 400, "validation": 100, "test": 100}  # images of the example that are read
-SETTINGS = ("data.images_per_part=100", "teacher.train.warmup_epochs=0", "iterations.*.train.warmup_epochs=0")
-SHORT = {"num_iterations": 1, "shrink": 0.04, "threshold": 0.0, "num_images_per_class": 30, "seed": 1}
-PLANS = {f"plan labelling by {role}" for role in ("selector", "selector, validation", "teacher 1")}
 MODEL = "noisy-student-digits"
 STAGES = {
     *("prepare labelled", "prepare unlabelled", "prepare validation", "prepare test", "exclusions"),
@@ -53,43 +54,7 @@ STAGES = {
     *("evaluate teacher on validation", "evaluate teacher on test", "evaluate baseline 1 on test"),
     *("evaluate student 1 on validation", "evaluate student 1 on test"),
 }
-
-
-@dataclass(frozen=True)
-class World:
-    """A folder with everything in it, and the run made there."""
-
-    folder: Path
-    environment: dict[str, str]
-    sources: dict[str, str]
-
-    @property
-    def root(self) -> str:
-        return str(self.folder / "root")
-
-    @property
-    def tracking(self) -> MlflowClient:
-        return MlflowClient(self.environment["MLFLOW_TRACKING_URI"])
-
-    def command(self, *arguments: str, **options: str) -> subprocess.CompletedProcess[str]:
-        words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        command = [sys.executable, "-m", "flows", *arguments, *words]
-        return subprocess.run(
-            command, env=self.environment, cwd=self.folder, capture_output=True, text=True, timeout=300, check=False
-        )
-
-    def run(self, name: str) -> list[dict[str, Any]]:
-        """Run the flow, and return its table."""
-        file = self.folder / f"{name}.json"
-        settings = [word for setting in SETTINGS for word in ("--set", setting)]
-        options = {**self.sources, **{key: str(value) for key, value in SHORT.items()}}
-        done = self.command("run", *settings, root=self.root, json=str(file), **options)
-        assert done.returncode == 0, done.stderr
-        return json.loads(file.read_text())
-
-    def config(self) -> NoisyStudentConfig:
-        overrides = parse_assignments(list(SETTINGS))
-        return configure("digits", sources=self.sources, overrides=overrides, **SHORT)
+PLANS = {f"plan labelling by {role}" for role in ("selector", "selector, validation", "teacher 1")}
 
 
 @pytest.fixture(scope="module")
@@ -127,58 +92,6 @@ def tracked(world: World, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def repeated(world: World, tracked: dict[str, Any]) -> list[dict[str, Any]]:
     """The table of the same command again."""
     return world.run("second")
-
-
-def snapshot(client: MlflowClient) -> dict[str, Any]:
-    """Every metric value, parameter and data set of every run, and every model version."""
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    return {
-        "metrics": {
-            (run.info.run_id, key): [(m.step, m.value) for m in client.get_metric_history(run.info.run_id, key)]
-            for run in runs
-            for key in run.data.metrics
-        },
-        "params": {run.info.run_id: run.data.params for run in runs},
-        "inputs": {run.info.run_id: sorted(data.digest for data in data_sets(run)) for run in runs},
-        "versions": sorted(version.version for version in client.search_model_versions()),
-    }
-
-
-def data_sets(run: Any) -> list[Any]:
-    return [item.dataset for item in run.inputs.dataset_inputs]
-
-
-def flow_runs() -> list[FlowRun]:
-    with get_client(sync_client=True) as client:
-        return sorted(client.read_flow_runs(), key=lambda run: run.expected_start_time or run.created)  # type: ignore
-
-
-def task_runs(run: FlowRun) -> list[TaskRun]:
-    with get_client(sync_client=True) as client:
-        found: list[TaskRun] = []
-        only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        while len(page := client.read_task_runs(flow_run_filter=only, limit=200, offset=len(found))):
-            found += page
-        return found
-
-
-def artifacts(run: FlowRun, key: str) -> list[Any]:
-    with get_client(sync_client=True) as client:
-        return client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
-        )
-
-
-def parent(client: MlflowClient) -> Any:
-    (run,) = [run for run in all_runs(client) if "noisy_student.run" in run.data.tags]
-    return run
-
-
-def all_runs(client: MlflowClient) -> list[Any]:
-    experiment = client.get_experiment_by_name("noisy-student")
-    assert experiment is not None
-    return list(client.search_runs([experiment.experiment_id]))
 
 
 # the table
@@ -248,7 +161,7 @@ def test_a_long_stage_shows_how_far_it_is(world: World, monkeypatch: pytest.Monk
                 shown.append(percent())
         return [*shown, percent()]
 
-    def percent() -> float:
+    def percent() -> Any:
         with get_client(sync_client=True) as client:
             (bar,) = client.read_artifacts(
                 artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["progress-label-by-teacher-1"]))
@@ -306,13 +219,6 @@ def test_registered_student_loads_and_gives_the_checkpoint_s_logits(
         torch.testing.assert_close(loaded(images), net(images), rtol=1e-5, atol=1e-6)
 
 
-def artifact(world: World, stage: str, matches: Callable[[Manifest], bool]) -> str:
-    """The address of the one artifact of a stage that matches."""
-    manifests = {url: Artifact.open(url).manifest for url in artifact_urls(world.root)}
-    (found,) = [url for url, manifest in manifests.items() if manifest.stage == stage and matches(manifest)]
-    return found
-
-
 # again
 
 
@@ -341,12 +247,6 @@ def test_stages_in_the_flow_s_order_give_the_flow_s_artifacts(
 ) -> None:
     algorithm_1(world.config(), s3_root)
     assert contents(s3_root) == contents(world.root)
-
-
-def contents(root: str) -> dict[str, tuple[str, str]]:
-    """Stage and content digest of every artifact by its key."""
-    manifests = [Artifact.open(url).manifest for url in artifact_urls(root)]
-    return {manifest.key: (manifest.stage, manifest.content_digest) for manifest in manifests}
 
 
 def algorithm_1(config: NoisyStudentConfig, root: str) -> None:
@@ -384,34 +284,7 @@ def algorithm_1(config: NoisyStudentConfig, root: str) -> None:
             run("evaluate", config.evaluate(benchmark), checkpoint=teacher, images=images)
 
 
-# wrong parameters
-
-
-@pytest.mark.parametrize(
-    ("parameters", "error", "message"),
-    [
-        ({"recipe": "imagenet"}, ConfigurationError, "recipe 'imagenet': must be one of digits, finetune"),
-        ({"threshold": 1.0}, ConfigurationError, r"selection\.threshold=1\.0: Input should be less than 1"),
-        (
-            {"unlabelled_ratio": 0.5},
-            ConfigurationError,
-            r"unlabelled_ratio=0\.5: Input should be greater",
-        ),
-        ({"num_iterations": 0}, ConfigurationError, "num_iterations=0: must be >= 1"),
-        ({"overrides": {"selection.treshold": 0.1}}, ConfigurationError, "no setting named 'treshold' there; there is"),
-        ({"engine": "slurm"}, ConfigurationError, "engine 'slurm': must be one of local"),
-        ({"test": "nowhere.parquet"}, SourceError, r"nowhere\.parquet: does not exist"),
-        ({"root": "/proc/root"}, RootError, "/proc/root.*cannot be written"),
-        ({"root": "ftpp://host/root"}, ConfigurationError, "ftpp://host/root: Protocol not known: ftpp"),
-    ],
-)
-def test_wrong_parameters_are_refused_before_any_stage(
-    root: str, sources: dict[str, str], parameters: dict[str, Any], error: type[Exception], message: str
-) -> None:
-    given: Any = {**sources, "root": root, **parameters}
-    with pytest.raises(error, match=message):
-        noisy_student.fn(**given)
-    assert not list(Path(root).rglob("manifest.json"))
+# wrong settings
 
 
 def test_a_failing_run_says_so_in_one_paragraph(world: World, rows: list[dict[str, Any]]) -> None:

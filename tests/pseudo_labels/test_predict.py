@@ -26,7 +26,8 @@ MODEL = ModelConfig(name="test_resnet", resolution_px=32, head_init_range=1.0)
 def table(picture: Callable[..., bytes]) -> pa.Table:
     """Eleven images in random order of id."""
     images = [picture(number, number % NUM_CLASSES) for number in range(11)]
-    return pa.table({"image_id": pa.array(map(image_id, images), pa.binary(16)), "image": images})
+    ids, reasons = pa.array(map(image_id, images), pa.binary(16)), pa.nulls(len(images), pa.string())
+    return pa.table({"image_id": ids, "image": images, "reason": reasons})
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +85,16 @@ def test_label_and_confidence_alone(net: Normalised, table: pa.Table) -> None:
 
 @pytest.mark.parametrize("keep", ["label", "distribution"])
 def test_undecodable_row_has_a_reason_and_no_label(net: Normalised, table: pa.Table, keep: str) -> None:
-    images = table["image"].to_pylist()
+    images, reasons = table["image"].to_pylist(), table["reason"].to_pylist()
     images[1], images[5] = images[1][:40], b"no image"
-    found = predict(net, table.set_column(1, "image", [images]), keep)
-    assert {row: why for row, why in enumerate(found["reason"].to_pylist()) if why} == {
-        1: "truncated",
-        5: "not_an_image",
-    }
+    reasons[7] = "too_many_pixels"  # refused when it was taken in: not decoded again
+    bad = table.set_column(1, "image", [images]).set_column(2, "reason", [reasons])
+    found = predict(net, bad, keep)
+    told = {1: "truncated", 5: "not_an_image", 7: "too_many_pixels"}
+    assert {row: why for row, why in enumerate(found["reason"].to_pylist()) if why} == told
     for column in ("label", "confidence"):
-        assert [row for row, value in enumerate(found[column].to_pylist()) if value is None] == [1, 5]
-    good = [row for row in range(11) if row not in (1, 5)]
+        assert [row for row, value in enumerate(found[column].to_pylist()) if value is None] == list(told)
+    good = [row for row in range(11) if row not in told]
     assert found.take(good).equals(predict(net, table, keep).take(good))
 
 
