@@ -19,4 +19,6 @@ def fit(
 ) -> State[str]:
     """Fit a model on labelled images, and on `pseudo_labelled` ones: {"images", "selection", "predictions"}."""
     inputs = {"labelled": labelled, "validation": validation, **(pseudo_labelled or {})}
+    if config.model.weights is not None:
+        inputs["weights"] = config.model.weights
     return run_stage("fit", config, inputs, run, f"fit {role}", iteration)

@@ -12,10 +12,24 @@ from noisystudent_core.config.settings import Settings, StageSettings
 from noisystudent_core.errors import CorruptArtifactError, ManifestVersionError, SourceError
 from noisystudent_core.storage.digests import digest, digest_of
 from noisystudent_core.storage.filesystem import Folder
-from noisystudent_core.storage.sources import source_digest
+from noisystudent_core.storage.sources import file_digest, source_digest
 
 FORMAT = 1
 NAME = "manifest.json"
+
+KINDS = {  # of the artifact that an input must be, by what stages call it
+    "checkpoint": "checkpoints",
+    "exclusions": "exclusions",
+    "predictions": "predictions",
+    "validation_predictions": "predictions",
+    "selection": "selection",
+    "images": "images",
+    "validation_images": "images",
+    "labelled": "images",
+    "unlabelled": "images",
+    "validation": "images",
+    "test": "images",
+}
 
 Inputs = Mapping[str, str]  # what a stage calls an input -> the URL of the artifact's folder
 
@@ -55,13 +69,19 @@ class Artifact:
         self.manifest = manifest
 
     @classmethod
-    def open(cls, url: str) -> "Artifact":
-        """Open the artifact at `url`; raises `SourceError` where no manifest is, `ManifestVersionError` if newer."""
+    def open(cls, url: str, kind: str | None = None) -> "Artifact":
+        """Open the artifact at `url`, of `kind` where that is given.
+
+        Raises `SourceError` where no manifest is, or one of another kind, `ManifestVersionError` where it is newer.
+        """
         folder = Folder.at(url)
         try:
-            return cls(folder, parse(folder.read(NAME), url))
+            manifest = parse(folder.read(NAME), url)
         except FileNotFoundError:
             raise SourceError(f"{url}: no {NAME} there, so no finished artifact; run the stage that makes it") from None
+        if kind is not None and manifest.kind != kind:
+            raise SourceError(f"{url}: holds {manifest.kind}, must hold {kind}; give the folder of such an artifact")
+        return cls(folder, manifest)
 
     @property
     def url(self) -> str:
@@ -102,11 +122,21 @@ def stage_key(config: StageSettings, input_digests: Mapping[str, str]) -> str:
 
 
 def input_digests(inputs: Inputs) -> dict[str, str]:
-    """Content digest of each input artifact; of the raw input named `source`, the digest of its listing."""
-    return {
-        name: source_digest(url) if name == "source" else Artifact.open(url).manifest.content_digest
-        for name, url in sorted(inputs.items())
-    }
+    """Content digest of each input artifact; of the raw inputs, `source` and `weights`, the digest of their listing.
+
+    Raises `SourceError` for an input that is missing or of another kind than its name asks for.
+    """
+    return {name: _input_digest(name, url) for name, url in sorted(inputs.items())}
+
+
+def _input_digest(name: str, url: str) -> str:
+    match name:
+        case "source":
+            return source_digest(url)
+        case "weights":
+            return file_digest(url)
+        case _:
+            return Artifact.open(url, KINDS[name]).manifest.content_digest
 
 
 def artifact_url(config: StageSettings, digests: Mapping[str, str], root: str) -> str:

@@ -53,6 +53,14 @@ def source_digest(url: str) -> str:
     return digest_of([file.digest for file in list_source(url)])
 
 
+def file_digest(url: str) -> str:
+    """Digest of the listing of one file of any kind; raises `SourceError` where it is missing or empty."""
+    fs, path = url_to_fs(url)
+    if not fs.isfile(path):
+        raise SourceError(f"{url}: no such file; give the path of one")
+    return _file(fs, fs.info(path), posixpath.dirname(str(path)), url).digest
+
+
 def _entries(fs: AbstractFileSystem, path: str, url: str) -> list[dict[str, Any]]:
     try:
         if "*" in path:

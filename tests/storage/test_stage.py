@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from noisystudent_core.config import ExclusionsConfig, SelectConfig
+from noisystudent_core.config import IngestConfig, SelectConfig
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError, SourceError
 from noisystudent_core.events import Events
 from noisystudent_core.storage.filesystem import Folder
@@ -55,7 +55,7 @@ def images() -> Publish:
     """`images(url, data)`: an artifact of one part."""
 
     def publish(url: str, data: bytes = b"pixels") -> str:
-        publish_manifest(url, ExclusionsConfig(), {}, (publish_part(Folder.at(url), "part", data, 1),))
+        publish_manifest(url, IngestConfig(), {}, (publish_part(Folder.at(url), "part", data, 1),))
         return url
 
     return publish
@@ -160,3 +160,17 @@ def test_input_must_be_finished(root: str) -> None:
     with pytest.raises(SourceError, match="run the stage that makes it"):
         made(work)(SelectConfig(), {"images": f"{root}/nothing"}, root)
     assert work.calls == 0
+
+
+def test_input_of_another_kind_is_refused(any_root: str, images: Callable[..., str]) -> None:
+    url = images(f"{any_root}/in")
+    with pytest.raises(SourceError, match="holds images, must hold predictions; give the folder of such an artifact"):
+        input_digests({"predictions": url})
+
+
+def test_weights_of_the_same_path_and_other_content_give_another_key(tmp_path: Path) -> None:
+    weights = tmp_path / "net.safetensors"
+    weights.write_bytes(b"one")
+    before = input_digests({"weights": str(weights)})
+    weights.write_bytes(b"other")
+    assert input_digests({"weights": str(weights)}) != before
