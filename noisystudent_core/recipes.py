@@ -78,25 +78,12 @@ def _with_iterations(config: NoisyStudentConfig, number: int) -> NoisyStudentCon
 def digits(shrink: float = 1.0) -> NoisyStudentConfig:
     """MNIST digits, 100 of them labelled, among 15,000 unlabelled images of which 3,000 are clothes.
 
-    Two cores, minutes: `noisy-student run --recipe digits`. Noise is moderate, as strong noise starves so small a net.
+    Minutes on two cores: `noisy-student run --recipe digits`. Noise is moderate, as strong noise starves so small a
+    net; `docs/decisions.md` has what was tried.
     """
     folder = EXAMPLES / "digits"
-    model = ModelConfig(name="test_resnet", resolution_px=32, crop_fraction=1.0, dropout=0.1, stochastic_depth=0.1)
-    noise = InputNoise(num_ops=1, magnitude=6, crop="translate", crop_padding_px=3, flip=False)
-    train = TrainConfig(
-        epochs=None,
-        steps=max(20, round(500 * shrink)),
-        batch_size=64,
-        label_smoothing=0.0,
-        optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, learning_rate_batch=64, weight_decay=5e-4),
-        schedule="cosine",
-        warmup_epochs=10,
-        ema_decay=0.99,
-        batch_norm_momentum=0.1,
-        log_every_steps=20,
-    )
-    pseudo_labels = PseudoLabelConfig(unlabelled_ratio=3)
-    student = IterationConfig(model=model, train=train, noise=noise, pseudo_labels=pseudo_labels)
+    net = ModelConfig(name="test_resnet", resolution_px=32, crop_fraction=1.0, dropout=0.1, stochastic_depth=0.1)
+    noise = InputNoise(num_ops=2, magnitude=10, crop="translate", crop_padding_px=3, flip=False)
     return NoisyStudentConfig(
         name="digits",
         sources=Sources(
@@ -106,9 +93,41 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
             test=str(folder / "test.parquet"),
         ),
         data=DataConfig(num_classes=10, images_per_part=1000),
-        teacher=LearnerConfig(model=model, train=train, noise=noise),
-        selection=SelectionConfig(threshold=0.6, num_images_per_class=1200, max_copies=2),
-        iterations=(student, student),
+        teacher=LearnerConfig(
+            model=net,
+            train=_digits_train(shrink, batch_size=100, label_smoothing=0.1, learning_rate=0.1, weight_decay=5e-4),
+            noise=noise,
+        ),
+        selection=SelectionConfig(threshold=0.55, num_images_per_class=max(10, round(1200 * shrink)), max_copies=2),
+        iterations=(
+            IterationConfig(
+                model=net,
+                train=_digits_train(shrink, batch_size=64, label_smoothing=0.1, learning_rate=0.2, weight_decay=5e-3),
+                noise=noise,
+                pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, labels="hard"),
+            ),
+        )
+        * 2,
+    )
+
+
+def _digits_train(
+    shrink: float, *, batch_size: int, label_smoothing: float, learning_rate: float, weight_decay: float
+) -> TrainConfig:
+    """500 steps of SGD with a cosine, the learning rate as it stands."""
+    return TrainConfig(
+        epochs=None,
+        steps=max(20, round(500 * shrink)),
+        batch_size=batch_size,
+        label_smoothing=label_smoothing,
+        optimizer=OptimizerConfig(
+            name="sgd", learning_rate=learning_rate, learning_rate_batch=batch_size, weight_decay=weight_decay
+        ),
+        schedule="cosine",
+        warmup_epochs=10 * shrink,
+        ema_decay=0.99,
+        batch_norm_momentum=0.1,
+        log_every_steps=20,
     )
 
 
