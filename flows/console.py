@@ -7,9 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import time
 from typing import Any
-from uuid import uuid4
 
 from noisystudent_core.errors import NoisyStudentError
 from tasks import servers
@@ -50,32 +48,38 @@ def run_deployment(started: Servers) -> Rows:
 
     Raises `NoisyStudentError` if the run does not end well.
     """
-    name = f"demo {time.strftime('%Y-%m-%d %H:%M:%S')} {uuid4().hex[:4]}"
-    command = ["prefect", "deployment", "run", DEPLOYMENT, "--watch", "--flow-run-name", name]
+    command = ["prefect", "deployment", "run", DEPLOYMENT, "--watch"]
     ended = subprocess.run([sys.executable, "-m", *command], env=environment(started), cwd=work_folder(), check=False)
     if ended.returncode != 0:
-        raise NoisyStudentError(f"{' '.join(command[:4])} did not end well; its log is at {started.prefect_url}/runs")
-    return _iterations(started, name)
+        raise NoisyStudentError(f"{' '.join(command)} did not end well; its log is at {started.prefect_url}/runs")
+    return _latest_table(started)
 
 
-def _iterations(started: Servers, flow_run_name: str) -> Rows:
-    """The table artifact of the flow run of this name."""
+def _latest_table(started: Servers) -> Rows:
+    """The table artifact of the deployment's latest flow run."""
     os.environ.update(environment(started))
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
         ArtifactFilter,
         ArtifactFilterKey,
+        DeploymentFilter,
+        DeploymentFilterName,
         FlowRunFilter,
-        FlowRunFilterName,
+        FlowRunFilterId,
     )
+    from prefect.client.schemas.sorting import FlowRunSort
 
     with get_client(sync_client=True) as client:
+        deployment = DeploymentFilter(name=DeploymentFilterName(any_=[DEPLOYMENT.rpartition("/")[2]]))
+        (latest,) = client.read_flow_runs(
+            deployment_filter=deployment, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1
+        )
         artifacts = client.read_artifacts(
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["iterations"])),
-            flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[flow_run_name])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id])),
         )
     if not artifacts:
-        raise NoisyStudentError(f"flow run {flow_run_name!r} left no table; its log is at {started.prefect_url}/runs")
+        raise NoisyStudentError(f"flow run {latest.name!r} left no table; its log is at {started.prefect_url}/runs")
     return json.loads(str(artifacts[0].data))
 
 
