@@ -94,7 +94,7 @@ def _metrics(url: str | None) -> dict[str, float]:
 
 
 def _change(value: float, reference: float | None) -> float | None:
-    return None if reference is None else value - reference
+    return None if reference is None else round(value - reference, 4)
 
 
 def _cell(name: str, value: Any) -> str:
