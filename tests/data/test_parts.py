@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -50,14 +51,14 @@ def test_decoded_rows_keep_their_order(prepared: Prepared, picture: Picture, mon
     monkeypatch.setattr(parts, "DECODE_ROWS", 3)
     images = [picture(n) for n in range(4)]
     artifact = prepared(images)
-    decoded, reasons = decode(read_images(artifact, artifact.manifest.parts[0], ["image"]), 32, 1.0)
+    decoded, reasons = decode(read_images(artifact, artifact.manifest.parts[0], ["image", "reason"]), 32, 1.0)
     assert torch.equal(decoded, torch.stack([decode_image(data) for data in images]))
     assert reasons == [None] * 4
 
 
 def test_part_without_rows_decodes_to_nothing(prepared: Prepared, picture: Picture) -> None:
     artifact = prepared([picture(n) for n in range(3)])
-    table = read_images(artifact, artifact.manifest.parts[0], ["image"]).slice(0, 0)
+    table = read_images(artifact, artifact.manifest.parts[0], ["image", "reason"]).slice(0, 0)
     images, reasons = decode(table, 16, 1.0)
     assert (images.shape, reasons) == ((0, 3, 16, 16), [])
 
@@ -76,3 +77,10 @@ def test_batches_have_the_size_that_is_asked_for(prepared: Prepared, picture: Pi
     artifact = prepared([picture(n, size_px=20 + n) for n in range(4)])
     images, labels = next(labelled_batches(artifact.url, 24, 0.875, batch_size=8))
     assert (images.shape, images.dtype, labels.dtype) == ((4, 3, 24, 24), torch.uint8, torch.int64)
+
+
+def test_what_was_refused_when_taken_in_is_not_decoded_again(picture: Picture) -> None:
+    table = pa.table({"image": [picture(1), picture(2)], "reason": pa.array([None, "too_many_pixels"], pa.string())})
+    decoded, reasons = decode(table, 32, 1.0)
+    assert reasons == [None, "too_many_pixels"]
+    assert decoded[0].any() and not decoded[1].any()
