@@ -83,7 +83,6 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
     """
     folder = EXAMPLES / "digits"
     net = ModelConfig(name="test_resnet", resolution_px=32, crop_fraction=1.0, dropout=0.1, stochastic_depth=0.1)
-    noise = InputNoise(num_ops=2, magnitude=10, crop="translate", crop_padding_px=3, flip=False)
     return NoisyStudentConfig(
         name="digits",
         sources=Sources(
@@ -95,15 +94,15 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
         data=DataConfig(num_classes=10, images_per_part=1000),
         teacher=LearnerConfig(
             model=net,
-            train=_digits_train(shrink, batch_size=100, label_smoothing=0.1, learning_rate=0.1, weight_decay=5e-4),
-            noise=noise,
+            train=_digits_train(300 * shrink, batch_size=100, learning_rate=0.1, weight_decay=5e-4),
+            noise=_digits_noise(magnitude=10),
         ),
-        selection=SelectionConfig(threshold=0.55, num_images_per_class=max(10, round(1200 * shrink)), max_copies=2),
+        selection=SelectionConfig(threshold=0.45, num_images_per_class=max(10, round(1100 * shrink)), max_copies=2),
         iterations=(
             IterationConfig(
                 model=net,
-                train=_digits_train(shrink, batch_size=64, label_smoothing=0.1, learning_rate=0.2, weight_decay=5e-3),
-                noise=noise,
+                train=_digits_train(500 * shrink, batch_size=64, learning_rate=0.2, weight_decay=5e-3),
+                noise=_digits_noise(magnitude=15),
                 pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, labels="hard"),
             ),
         )
@@ -111,20 +110,21 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
     )
 
 
-def _digits_train(
-    shrink: float, *, batch_size: int, label_smoothing: float, learning_rate: float, weight_decay: float
-) -> TrainConfig:
-    """500 steps of SGD with a cosine, the learning rate as it stands."""
+def _digits_noise(magnitude: float) -> InputNoise:
+    return InputNoise(num_ops=2, magnitude=magnitude, crop="translate", crop_padding_px=3, flip=False)
+
+
+def _digits_train(steps: float, *, batch_size: int, learning_rate: float, weight_decay: float) -> TrainConfig:
+    """SGD with a cosine; `learning_rate` is that of `batch_size`."""
     return TrainConfig(
         epochs=None,
-        steps=max(20, round(500 * shrink)),
+        steps=max(20, round(steps)),
         batch_size=batch_size,
-        label_smoothing=label_smoothing,
         optimizer=OptimizerConfig(
             name="sgd", learning_rate=learning_rate, learning_rate_batch=batch_size, weight_decay=weight_decay
         ),
         schedule="cosine",
-        warmup_epochs=10 * shrink,
+        warmup_epochs=10 if steps > 200 else 1,
         ema_decay=0.99,
         batch_norm_momentum=0.1,
         log_every_steps=20,
