@@ -62,7 +62,7 @@ def test_unknown_path_is_told_what_there_is(path: str, words: str) -> None:
         ("selection.balance", {"10": 5}, "balance names class 10: classes are 0 to 9"),
         ("iterations.0.pseudo_labels.unlabelled_ratio", 0.5, "unlabelled_ratio=0.5: Input should be greater than or"),
         ("iterations.*.train.optimizer.name", "adam", "'rmsprop', 'sgd' or 'adamw'"),
-        ("teacher.train.epochs", 3, "epochs=3.0 and steps=500: give one of them"),
+        ("teacher.train.epochs", 3, "epochs=3.0 and steps=300: give one of them"),
         ("iterations", [], "iterations=[]"),
         ("teacher.train.steps", "many", "teacher.train.steps='many': Input should be a valid integer"),
         ("teacher.model", {"name": "test_vit", "size": 3}, "teacher.model.size=3: Extra inputs are not permitted"),
