@@ -4,6 +4,7 @@ python -m benchmarks.object_store --shrink 0.1
 """
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ BUCKET = "noisy-student"
 
 def main(shrink: float) -> None:
     """Print both times and the number of artifacts; exit status 1 where they differ."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     _, port = server.get_host_and_port()
