@@ -7,20 +7,18 @@ of None means "not tracked", and every method takes it. MLflow needs 3 s to impo
 import json
 import logging
 import os
-import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from tasks.mlflow_connection import Guard, MetricSender, Status, connect, sqlite_folder, without_secrets
+from tasks.mlflow_entities import TrackedData, leaves, shortened, to_dataset_input, to_metrics, valid_key
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.entities import Run
 
 LOG = logging.getLogger(__name__)
 
@@ -34,20 +32,6 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # else 
 TABLES_TAG = "mlflow.loggedArtifacts"  # MLflow's own list of a run's tables
 
 MAX_FLOW_RUN_IDS = 200  # of 37 characters each; a tag holds 8,000
-MAX_PARAM_CHARACTERS = 6000
-MAX_KEY_CHARACTERS = 250
-MAX_DIGEST_CHARACTERS = 36
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrackedData:
-    """A data set that a run reads: `digest` is its manifest's content digest, `role` e.g. "labelled"."""
-
-    role: str
-    name: str
-    digest: str
-    source: str
-    num_rows: int
 
 
 def default_tracking_uri(home: Path) -> str:
@@ -126,14 +110,14 @@ class Tracker:
         with self.guard("log an iteration's metrics on the parent"):
             if run_id is not None:
                 client = self.client()
-                new = [m for m in _metrics(metrics, step) if not _has_step(client, run_id, m.key, step)]
+                new = [m for m in to_metrics(metrics, step) if not _has_step(client, run_id, m.key, step)]
                 client.log_batch(run_id, metrics=new)
 
     def log_inputs(self, run_id: str | None, data: Sequence[TrackedData]) -> None:
         """Log the data sets that a run reads; MLflow keeps each digest once."""
         with self.guard("log the data sets"):
             if run_id is not None:
-                self.client().log_inputs(run_id, [_dataset_input(item) for item in data])
+                self.client().log_inputs(run_id, [to_dataset_input(item) for item in data])
 
     def log_table(self, run_id: str | None, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as `tables/<name>.json`, in place of an earlier one (MLflow's own `log_table` appends)."""
@@ -234,7 +218,7 @@ class StageRun:
             if self._sender is not None:
                 new = [
                     m
-                    for m in _metrics(metrics, step)
+                    for m in to_metrics(metrics, step)
                     if m.key not in self._last_steps or step > self._last_steps[m.key]
                 ]
                 self._last_steps.update((metric.key, step) for metric in new)
@@ -272,47 +256,5 @@ def _has_step(client: "MlflowClient", run_id: str, key: str, step: int) -> bool:
 def _log_missing_params(client: "MlflowClient", run: "Run", params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    flat = {_valid_key(path): _shortened(str(value)) for path, value in _leaves(params)}
+    flat = {valid_key(path): shortened(str(value)) for path, value in leaves(params)}
     client.log_batch(run.info.run_id, params=[Param(k, v) for k, v in flat.items() if k not in run.data.params])
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested mappings and lists, with dotted paths as overrides spell them; a plain list is one leaf."""
-    children = list(value.items()) if isinstance(value, Mapping) else []
-    if isinstance(value, (list, tuple)) and any(isinstance(item, (Mapping, list, tuple)) for item in value):
-        children = list(enumerate(value))
-    if not children and path:
-        yield path, value
-    for key, child in children:
-        yield from _leaves(child, f"{path}.{key}" if path else str(key))
-
-
-def _valid_key(key: str) -> str:
-    return re.sub(r"[^\w./\- ]", "_", key)[:MAX_KEY_CHARACTERS]
-
-
-def _shortened(text: str) -> str:
-    note = f"... ({len(text)} characters)"
-    return text if len(text) <= MAX_PARAM_CHARACTERS else text[: MAX_PARAM_CHARACTERS - len(note)] + note
-
-
-def _metrics(metrics: Mapping[str, float], step: int) -> "list[Metric]":
-    """The timestamp is set here, once: MLflow stores a batch that is sent twice once."""
-    from mlflow.entities import Metric
-
-    now_ms = int(time.time() * 1000)
-    return [Metric(_valid_key(key), float(value), now_ms, step) for key, value in metrics.items()]
-
-
-def _dataset_input(data: TrackedData) -> "DatasetInput":
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    source = re.sub(r"\?.*", "", without_secrets(data.source))  # a signed address has its secret in the query
-    dataset = Dataset(
-        name=data.name,
-        digest=data.digest[:MAX_DIGEST_CHARACTERS],
-        source_type=urlsplit(source).scheme or "local",
-        source=json.dumps({"uri": source}),
-        profile=json.dumps({"num_rows": data.num_rows}),
-    )
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", data.role)])
