@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 
 from noisystudent_core.config.settings import IngestConfig
 from noisystudent_core.data.images import decode_image
+from noisystudent_core.data.parts import NUM_THREADS
 from noisystudent_core.data.schemas import IMAGES
 from noisystudent_core.errors import ImageError, LabelError, SchemaError, SourceError
 from noisystudent_core.storage.sources import SourceFile
-
-NUM_THREADS = 4  # decoding releases the interpreter lock
 
 
 def ingest_file(file: SourceFile, config: IngestConfig) -> Iterator[pa.Table]:

@@ -11,7 +11,7 @@ from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.schemas import IMAGES, from_bytes
 from noisystudent_core.storage.manifest import Artifact, Part
 
-NUM_THREADS = 4  # decoding releases the interpreter lock
+NUM_THREADS = 4  # that decode
 ANY_SIZE = 2**62  # pixels: the limit was applied when the image was taken in
 DECODE_ROWS = 1024  # images decoded at a time: bounds memory on large parts
 
