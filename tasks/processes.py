@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -205,10 +206,10 @@ def port_is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port of loopback, below those that the system gives to outgoing connections in the meantime."""
+    while not port_is_free(port := random.randint(20_000, 32_000)):
+        pass
+    return port
 
 
 def listener(port: int) -> int | None:
