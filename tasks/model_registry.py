@@ -119,6 +119,8 @@ def _log_model(
     from mlflow.models import Model
     from mlflow.utils.time import get_current_time_millis
 
+    import noisystudent_core.models  # noqa: F401  (makes our own nets known to timm)
+
     model = timm.create_model(f"local-dir:{checkpoint_dir}", pretrained=True).eval()  # without it: random
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, name="student", source_run_id=run_id, model_type="pytorch")

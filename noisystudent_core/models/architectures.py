@@ -51,7 +51,8 @@ def check_name(name: str) -> None:
         raise ConfigurationError(f"model {name!r}: timm {timm.__version__} has no such architecture; similar: {near}")
     tagged = timm.list_models(f"{architecture}.*", include_tags=True)
     if tag and name not in tagged:
-        raise ConfigurationError(f"model {name!r}: timm knows no such tag of weights; there are {', '.join(tagged)}")
+        known = ", ".join(tagged) or "none"
+        raise ConfigurationError(f"model {name!r}: timm knows no such tag of weights; there are {known}")
 
 
 def num_parameters(config: ModelConfig, num_classes: int) -> int:

@@ -20,7 +20,8 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 def encode(model: nn.Module, config: ModelConfig, class_names: tuple[str, ...] | None = None) -> dict[str, bytes]:
     """The files of a checkpoint; equal weights give equal bytes (no metadata: its order is random).
 
-    `timm.create_model("local-dir:FOLDER")` loads them without this package.
+    `timm.create_model("local-dir:FOLDER", pretrained=True)` loads them without this package; for a net that is ours
+    (`cifar_resnet20`, `wrn_28_2`, `tf_efficientnet_b0_32px`, ...) `import noisystudent_core.models` must come first.
     """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     size = config.resolution_px

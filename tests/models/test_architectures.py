@@ -14,6 +14,18 @@ from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.models.architectures import Normalised, check_name, create_model, num_parameters
 
 SEED = 1
+# counted by timm; Tan and Le 2019, table 2, rounds B0 to B7 to 5.3M .. 66M, and L2 is known for 480M
+EFFICIENTNETS = {
+    "b0": 5_288_548,
+    "b1": 7_794_184,
+    "b2": 9_109_994,
+    "b3": 12_233_232,
+    "b4": 19_341_616,
+    "b5": 30_389_784,
+    "b6": 43_040_704,
+    "b7": 66_347_960,
+    "l2": 480_309_308,
+}
 
 
 def make(num_classes: int = 10, seed: int = SEED, momentum: float = 0.01, **settings: Any) -> Any:
@@ -110,6 +122,11 @@ def test_parameters_are_counted_as_timm_counts_them() -> None:
     assert num_parameters(ModelConfig(name="tf_efficientnet_b0"), 10) == 5_288_548 - 990 * 1281
     built = sum(parameter.numel() for parameter in make(num_classes=3).parameters())
     assert num_parameters(ModelConfig(name="test_resnet"), 3) == built == 372_979
+
+
+@pytest.mark.parametrize(("name", "published"), EFFICIENTNETS.items())
+def test_parameters_of_the_paper_s_nets(name: str, published: int) -> None:
+    assert num_parameters(ModelConfig(name=f"tf_efficientnet_{name}"), 1000) == published
 
 
 def test_images_are_normalised_with_the_net_s_own_mean_and_deviation() -> None:
