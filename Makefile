@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test lint format
+.PHONY: help setup up down demo test bench lint format
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ demo: setup  ## the whole method on real images: start all, run the deployment, 
 
 test: setup  ## run the tests, and name those that were skipped
 	@$(BIN)/python -m pytest -rs
+
+bench: setup  ## measure what takes minutes: speed, on an otherwise idle machine
+	@$(BIN)/python -m benchmarks.noise
 
 lint: setup  ## what CI checks beside the tests: style, types, import rules, the lock
 	$(BIN)/ruff check

@@ -92,7 +92,7 @@ def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
 
     for i in config.student_iterations:
         # 2. the teacher, not noised, labels the selected images
-        pseudo = label(f"teacher {i}", config.predict("distribution"), {"checkpoint": teacher, **selected}, run, i)
+        pseudo = label(f"teacher {i}", config.teach(i), {"checkpoint": teacher, **selected}, run, i)
         # 3. an equal-or-larger student, noised, on labelled and pseudo-labelled images
         pseudo_labelled = {**selected, "predictions": pseudo}
         student = fit.submit(f"student {i}", config.fit_student(i), labelled, validation, run, pseudo_labelled, i)

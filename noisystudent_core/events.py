@@ -4,7 +4,11 @@ from typing import Any, Protocol
 
 
 class Events(Protocol):
-    """Receives `progress` (done, total, unit), `metrics` (step, values) and `message` (text) while a stage runs."""
+    """Receives what a stage says while it runs.
+
+    `progress` (done, total, unit), `metrics` (step, values), `message` (text), and `figure` (name, png: a PNG in
+    base64, less than 1 MB). A later figure of a name takes the place of the earlier one.
+    """
 
     def __call__(self, event: str, **fields: Any) -> None: ...
 

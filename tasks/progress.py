@@ -1,4 +1,4 @@
-"""What a user sees in Prefect: progress bars, tables, and links to MLflow."""
+"""What a user sees in Prefect: progress bars, tables, and images and links that lead to MLflow."""
 
 import re
 import time
@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from prefect import get_run_logger
 from prefect.artifacts import (
+    create_image_artifact,
     create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
@@ -70,6 +71,12 @@ def show_link(name: str, url: str | None, text: str) -> None:
     """A link in the UI's artifacts, where there is an address to go to."""
     if url is not None:
         create_link_artifact(url, link_text=text, key=artifact_key(name))
+
+
+def show_image(name: str, url: str | None, description: str) -> None:
+    """An image in the UI's artifacts, where there is an address that a browser can load it from."""
+    if url is not None:
+        create_image_artifact(url, key=artifact_key(name), description=description)
 
 
 def show_markdown(name: str, text: str) -> None:

@@ -1,5 +1,6 @@
 """The one way a stage is run: found finished, or run on an engine slot, followed in Prefect and tracked in MLflow."""
 
+from base64 import b64decode
 from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
@@ -15,7 +16,7 @@ from noisystudent_core.config import StageSettings
 from noisystudent_core.errors import NoisyStudentError, by_name
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
 from tasks.engines import LocalEngine, engine_of
-from tasks.progress import Progress
+from tasks.progress import Progress, show_image
 from tasks.tracking import StageRun, Tracker
 
 Ref = Any  # URL of an artifact; where a task is submitted, the future of one
@@ -91,7 +92,7 @@ def run_stage(
         get_run_logger().info("%s: reused %s", name, url)
         return Completed(name="Reused", message=f"{url} was finished before", data=url)
     with _stage_run(run, url, name, iteration, config) as stage_run, Progress(name) as progress:
-        run.engine.run(call, config, inputs, run.root, _listener(progress, stage_run))
+        run.engine.run(call, config, inputs, run.root, _listener(name, progress, stage_run))
         if metrics is not None:
             stage_run.log(metrics(Artifact.open(url).manifest), iteration or 0)
     get_run_logger().info("%s: finished %s", name, url)
@@ -110,12 +111,15 @@ def _stage_run(run: Run, url: str, name: str, iteration: int | None, config: Sta
     )
 
 
-def _listener(progress: Progress, stage_run: StageRun) -> Any:
-    """Sort a stage's events: metrics go to MLflow, the rest to Prefect."""
+def _listener(name: str, progress: Progress, stage_run: StageRun) -> Any:
+    """Sort a stage's events: metrics and figures go to MLflow, the rest and the figures' addresses to Prefect."""
 
     def listen(event: str, **fields: Any) -> None:
         if event == "metrics":
             stage_run.log(fields["values"], fields["step"])
+        elif event == "figure":
+            url = stage_run.log_image(fields["name"], b64decode(fields["png"]))
+            show_image(f"{fields['name']} {name}", url, f"{fields['name']} of {name}")
         else:
             progress.listen(event, **fields)
 

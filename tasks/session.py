@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Thread
+from typing import Any
 
 from prefect import get_run_logger
 from prefect.exceptions import UnfinishedRun, UpstreamTaskError
@@ -33,12 +34,18 @@ def session(config: NoisyStudentConfig, root: str | None, engine: str) -> Iterat
     tracker = Tracker(default_tracking_uri(home_folder()))
     with opened(engine, run_id) as workers:
         Thread(target=tracker.connect, daemon=True).start()  # MLflow and a worker take seconds each to import
-        workers.run("check", config, {}, root)
+        workers.run("check", config, {}, root, _warn)
         with _tracked(tracker, config, root, sources, run_id) as mlflow_run_id:
             try:
                 yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
             except (UpstreamTaskError, UnfinishedRun) as error:
                 raise first_failure(run_id, error) from None
+
+
+def _warn(event: str, **fields: Any) -> None:
+    """Show what the check says of settings without an effect."""
+    if event == "message":
+        get_run_logger().warning(fields["text"])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -137,11 +138,18 @@ class Tracker:
             if run_id is not None:
                 self.client().log_text(run_id, text, name)
 
-    def log_figure_file(self, run_id: str | None, path: Path) -> None:
-        """Copy an image file to `figures/` among the run's artifacts."""
-        with self.guard(f"log figure {path.name!r}"):
+    def log_image(self, run_id: str | None, name: str, png: bytes) -> str | None:
+        """Write `figures/<name>.png` among the run's artifacts; the address that a server has it at, where it has one.
+
+        None for a database address, an untracked run, and where MLflow does not take it.
+        """
+        with self.guard(f"log image {name!r}"), TemporaryDirectory() as folder:
             if run_id is not None:
-                self.client().log_artifact(run_id, str(path), "figures")
+                file = Path(folder, f"{name}.png")
+                file.write_bytes(png)
+                self.client().log_artifact(run_id, str(file), "figures")
+                return self._served(f"get-artifact?path=figures/{name}.png&run_uuid={run_id}")
+        return None
 
     def run_url(self, run_id: str | None) -> str | None:
         """The run's address in MLflow's UI; None for a database address or an untracked run."""
@@ -152,8 +160,11 @@ class Tracker:
 
     def ui_url(self, page: str) -> str | None:
         """The address of a page of MLflow's UI; None where the tracking address is a database."""
+        return self._served(f"#/{page}")
+
+    def _served(self, path: str) -> str | None:
         served = self.tracking_uri.startswith(("http://", "https://"))
-        return f"{without_secrets(self.tracking_uri).rstrip('/')}/#/{page}" if served else None
+        return f"{without_secrets(self.tracking_uri).rstrip('/')}/{path}" if served else None
 
     def _attach(
         self,
@@ -197,7 +208,7 @@ class Tracker:
 class StageRun:
     """A stage's MLflow run; as a context manager it ends as FINISHED, or as FAILED where an exception passes.
 
-    `finished`: an earlier attempt finished it, so `log` and `close` do nothing. A retried stage repeats steps: per
+    `finished`: an earlier attempt finished it, so nothing is logged. A retried stage repeats steps: per
     metric, those up to the last one logged are skipped.
     """
 
@@ -223,6 +234,10 @@ class StageRun:
                 ]
                 self._last_steps.update((metric.key, step) for metric in new)
                 self._sender.put(new)
+
+    def log_image(self, name: str, png: bytes) -> str | None:
+        """Write an image, in place of an earlier attempt's; see `Tracker.log_image`."""
+        return self._tracker.log_image(self.run_id, name, png) if self._sender is not None else None
 
     def close(self, status: Status = "FINISHED") -> None:
         """Send what waits and end the run; after `CLOSE_SECONDS` this goes on in the background."""

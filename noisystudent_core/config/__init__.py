@@ -23,6 +23,7 @@ from noisystudent_core.config.settings import (
     PseudoLabelConfig,
     SelectConfig,
     StageSettings,
+    TeacherNoise,
     TrainConfig,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "SelectionConfig",
     "Sources",
     "StageSettings",
+    "TeacherNoise",
     "TrainConfig",
     "apply_overrides",
     "parse_assignments",

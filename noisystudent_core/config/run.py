@@ -18,6 +18,7 @@ from noisystudent_core.config.settings import (
     PseudoLabelConfig,
     SelectConfig,
     Settings,
+    TeacherNoise,
     TrainConfig,
 )
 
@@ -84,6 +85,7 @@ class NoisyStudentConfig(Settings):
     selector: Literal["teacher"] | LearnerConfig = "teacher"
     selection: SelectionConfig = SelectionConfig()
     iterations: Annotated[tuple[IterationConfig, ...], Field(min_length=1)]
+    noised_teacher: bool = False  # teachers label the selection with their own noise on (an ablation, table 6)
     baselines: bool = True  # each student's net fitted on the labelled images alone
     allow_smaller_student: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
@@ -149,8 +151,25 @@ class NoisyStudentConfig(Settings):
         return self._fit(self.iterations[iteration - 1], "baseline")
 
     def predict(self, keep: Literal["label", "distribution"]) -> PredictConfig:
-        """Settings of a labelling pass."""
+        """Settings of a labelling pass without noise, as the selector's is."""
         return PredictConfig(keep=keep, batch_size=self.batch_size)
+
+    def teach(self, iteration: int) -> PredictConfig:
+        """Settings of the pass in which the teacher of student `iteration` labels the selected images."""
+        if not self.noised_teacher:
+            return self.predict("distribution")
+        teacher = self.teacher_of(iteration)
+        noise = TeacherNoise(
+            input_noise=teacher.noise,
+            dropout=teacher.model.dropout,
+            stochastic_depth=teacher.model.stochastic_depth,
+            seed=_seed(self.seed, f"noised teacher {iteration}"),
+        )
+        return PredictConfig(keep="distribution", batch_size=self.batch_size, noise=noise)
+
+    def teacher_of(self, iteration: int) -> LearnerConfig:
+        """The learner that teaches student `iteration`: the first teacher, then each student the next one."""
+        return (self.teacher, *self.iterations)[iteration - 1]
 
     def select(self) -> SelectConfig:
         """Settings of filtering and balancing."""

@@ -43,10 +43,12 @@ class ModelConfig(Settings):
 class InputNoise(Settings):
     """What happens to a training image before the model sees it (section 3.1; METHOD's dialects)."""
 
-    dialect: Literal["torchvision"] = "torchvision"  # whose reading of "magnitude"
+    dialect: Literal["google", "timm", "torchvision"] = "google"  # whose reading of "magnitude"
     num_ops: Annotated[int, Field(ge=0)] = 2  # 0: no RandAugment
     magnitude: Annotated[float, Field(ge=0)] = 27
-    crop: Literal["resized", "translate"] = "resized"  # a random box resized; or the whole image moved
+    translate_const: Annotated[float, Field(ge=0)] = 100  # google: pixels of a translation of magnitude 10
+    cutout_const: Annotated[float, Field(ge=0)] = 40  # google: half the side, in pixels, of a cutout of magnitude 10
+    crop: Literal["resized", "translate", "none"] = "resized"  # a random box; the whole image moved; as in evaluation
     crop_min_area: Annotated[float, Field(gt=0, le=1)] = 0.08  # resized: least share of the image
     crop_padding_px: Annotated[int, Field(ge=0)] = 4  # translate: pad by this much and crop back
     flip: bool = True  # horizontal, one in two
@@ -98,12 +100,23 @@ class TrainConfig(Settings):
         return max(1, round(epochs * num_labelled / self.batch_size)) if epochs else 0
 
 
+class TeacherNoise(Settings):
+    """The noise that a teacher labels under in the ablation "noised teacher" (table 6); batch norm is not touched."""
+
+    input_noise: InputNoise
+    dropout: Fraction
+    stochastic_depth: Fraction
+    seed: int  # with an image's id it decides everything that is drawn for the image
+
+
 class PseudoLabelConfig(Settings):
-    """How a student uses what its teacher said (Algorithm 1; section 3.1)."""
+    """How a student uses what its teacher said (Algorithm 1; section 3.1), and how noised it sees it (table 6)."""
 
     unlabelled_ratio: Annotated[float, Field(ge=1)] = 14  # unlabelled : labelled images a step; the paper: 14, 28
     labels: Literal["soft", "hard"] = "soft"
     temperature: Annotated[float, Field(gt=0)] = 1.0  # stored probabilities p become p^(1/T), renormalised
+    noise: InputNoise | None = None  # of the pseudo-labelled images; None: that of the labelled ones
+    model_noise: bool = True  # False: dropout and stochastic depth act on the labelled images of a step alone
 
 
 class IngestConfig(StageSettings):
@@ -135,7 +148,7 @@ class ExclusionsConfig(StageSettings):
 class FitConfig(StageSettings):
     """A model fitted on labelled images, and on pseudo-labelled ones where `pseudo_labels` is set."""
 
-    stage, kind, version = "fit", "checkpoints", 1
+    stage, kind, version = "fit", "checkpoints", 2
     num_classes: Annotated[int, Field(ge=2)]
     model: ModelConfig
     train: TrainConfig
@@ -146,11 +159,21 @@ class FitConfig(StageSettings):
 
 
 class PredictConfig(StageSettings):
-    """A model's label and confidence for every image, without noise."""
+    """A model's label and confidence for every image, without noise but in the ablation "noised teacher"."""
 
     stage, kind, version = "predict", "predictions", 1
     keep: Literal["label", "distribution"] = "label"
     batch_size: Annotated[int, Field(ge=1)] = 256  # fixed: the last batch of a part is padded
+    noise: TeacherNoise | None = None
+
+    @model_validator(mode="after")
+    def _selector_without_noise(self) -> "PredictConfig":
+        if self.noise is not None and self.keep != "distribution":
+            raise ValueError(
+                f'noise with keep="{self.keep}": only a teacher that labels for a student, keep="distribution", may be '
+                "noised (table 6), never the selector; leave noise out"
+            )
+        return self
 
 
 class SelectConfig(StageSettings):

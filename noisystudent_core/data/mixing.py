@@ -2,6 +2,8 @@
 
 import hashlib
 
+import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -40,6 +42,12 @@ class Order:
 def image_seeds(seed: int, step: int, num_images: int) -> Tensor:
     """A seed int64 [num_images] for each image of a step: run seed, step and position, whatever the device count."""
     return derive(seed, "images", step) + torch.arange(num_images)
+
+
+def id_seeds(seed: int, image_ids: pa.ChunkedArray) -> Tensor:
+    """A seed int64 [N] for each image, from a run's seed and the image's id [N] alone: ids are hashes already."""
+    halves = np.frombuffer(b"".join(image_ids.to_pylist()), "<i8").reshape(-1, 2)
+    return torch.from_numpy(halves[:, 0] ^ derive(seed, "ids", 0))
 
 
 def derive(seed: int, purpose: str, number: int) -> int:

@@ -31,18 +31,23 @@ class PseudoLabelledImages:
     copies: Tensor
 
 
-def load_labelled(url: str, resolution_px: int, device: torch.device) -> LabelledImages:
-    """Decode a labelled `images` artifact whole, the shorter side at `resolution_px`."""
+def load_labelled(url: str, resolution_px: int, device: torch.device, crop_fraction: float = 1.0) -> LabelledImages:
+    """Decode a labelled `images` artifact whole: the middle of each image, its shorter side times `crop_fraction`."""
     _check_fits(Artifact.open(url).manifest.num_rows, resolution_px, device)
-    batches = list(labelled_batches(url, resolution_px, 1.0, 1024))
+    batches = list(labelled_batches(url, resolution_px, crop_fraction, 1024))
     images, labels = zip(*batches, strict=True)
     return LabelledImages(torch.cat(images).to(device), torch.cat(labels).to(device))
 
 
 def load_pseudo_labelled(
-    images_url: str, selection_url: str, predictions_url: str, resolution_px: int, device: torch.device
+    images_url: str,
+    selection_url: str,
+    predictions_url: str,
+    resolution_px: int,
+    device: torch.device,
+    crop_fraction: float = 1.0,
 ) -> PseudoLabelledImages:
-    """Decode the selected images and join the teacher's distributions to them.
+    """Decode the selected images, as `load_labelled` does, and join the teacher's distributions to them.
 
     Raises `CorruptArtifactError` where the predictions are not of the selected rows, all of them.
     """
@@ -58,7 +63,7 @@ def load_pseudo_labelled(
         labelled = from_bytes(predictions.read(part), schema, f"{predictions.url}/{part.path}")
         if not labelled["image_id"].equals(chosen["image_id"]):
             raise _others(f"{predictions.url}/{part.path}", selection_url)
-        pixels.append(decode(table, resolution_px, 1.0)[0])
+        pixels.append(decode(table, resolution_px, crop_fraction)[0])
         probabilities.append(_matrix(labelled["probabilities"], num_classes))
         copies.append(torch.from_numpy(chosen["copies"].to_numpy().astype("int64")))
     if sum(map(len, copies)) != selection.num_rows:

@@ -15,8 +15,14 @@ def uniform(seeds_B: Tensor, stream: int) -> Tensor:
 
     `seeds_B` is int64 [B]; returns float64 [B] on the same device, a multiple of 2^-53.
     """
-    bits_B = _mix(_mix(seeds_B) + _wrap(_INCREMENT * (stream + 1)))
-    return _shift_right(bits_B, 11).to(torch.float64) * 2.0**-53
+    return uniforms(seeds_B, range(stream, stream + 1))[:, 0]
+
+
+def uniforms(seeds_B: Tensor, streams: range) -> Tensor:
+    """Draw `uniform` of several streams S at once; returns float64 [B, S]."""
+    increments_S = torch.tensor([_wrap(_INCREMENT * (stream + 1)) for stream in streams], device=seeds_B.device)
+    bits_BS = _mix(_mix(seeds_B)[:, None] + increments_S)
+    return _shift_right(bits_BS, 11).to(torch.float64) * 2.0**-53
 
 
 def integers(seeds_B: Tensor, stream: int, high: int) -> Tensor:

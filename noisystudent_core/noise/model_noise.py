@@ -6,9 +6,10 @@ Here every net gets the paper's rule, whatever rate it was created with, and a n
 """
 
 from timm.layers.drop import DropPath
-from torch import nn
+from torch import Tensor, nn
 
 from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.noise.noise_layers import ClassifierDropout, Dropout, NoiseLayer, StochasticDepth
 
 # where timm's blocks keep their drop path: a DropPath, or nn.Identity or None if created with rate 0
 _DROP_PATHS = ("drop_path", "drop_path1", "drop_path2", "drop_path3")
@@ -31,15 +32,21 @@ def noise_model(model: nn.Module, dropout: float, stochastic_depth: float) -> No
 def set_dropout(model: nn.Module, rate: float) -> None:
     """Set the drop rate before the classifier, in place; raises ConfigurationError as `noise_model` does."""
     _check_rate("dropout", rate)
-    layers = _head_dropouts(model)
-    if rate > 0 and not layers and not hasattr(model, "drop_rate"):
-        raise ConfigurationError(
-            f"dropout={rate}: {type(model).__name__} has no dropout before its classifier; set 0 or change the model"
-        )
-    for layer in layers:
-        layer.p = rate
-    if hasattr(model, "drop_rate"):
+    names = _head_dropouts(model)
+    for name in names:
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, Dropout(rate).train(model.get_submodule(name).training))
+    if not hasattr(model, "drop_rate"):
+        if rate > 0 and not names:
+            raise ConfigurationError(
+                f"dropout={rate}: {type(model).__name__} has no dropout before its classifier; "
+                "set 0 or change the model"
+            )
+    elif names:
         model.drop_rate = rate  # pyright: ignore[reportArgumentType]  (a plain float on timm's models)
+    else:  # the net would apply its rate to every row: ours takes its place
+        model.drop_rate = 0.0  # pyright: ignore[reportArgumentType]
+        ClassifierDropout.put_before(_classifiers(model), rate)
 
 
 def set_stochastic_depth(model: nn.Module, rate: float) -> None:
@@ -55,8 +62,9 @@ def set_stochastic_depth(model: nn.Module, rate: float) -> None:
             "ignore it; set 0 or choose another model"
         )
     for index, (block, names) in enumerate(blocks, start=1):
-        for name in names:
-            setattr(block, name, DropPath(rate * index / len(blocks)).train(block.training))
+        for place, name in enumerate(names):
+            layer = StochasticDepth(rate * index / len(blocks), stream=len(_DROP_PATHS) * index + place)
+            setattr(block, name, layer.train(block.training))
 
 
 def check_model_noise(model: nn.Module, dropout: float, stochastic_depth: float) -> None:
@@ -73,10 +81,29 @@ def check_model_noise(model: nn.Module, dropout: float, stochastic_depth: float)
         )
 
 
+def noise_first_rows(model: nn.Module, num_noised: int | None, num_rows: int) -> None:
+    """Keep the noise of a `noise_model` to the first `num_noised` of a batch's `num_rows` rows; None: all are noised.
+
+    The other rows pass the layers of noise as in evaluation (paper table 6: no model noise on unlabelled images).
+    """
+    for layer in _layers(model):
+        layer.noised = None if num_noised is None else (num_noised, num_rows)
+
+
+def noise_by_seed(model: nn.Module, seeds_B: Tensor | None) -> None:
+    """Let each row of the next batch draw by its seed (int64 [B]) alone, whatever its batch, in evaluation mode too.
+
+    None: draws come from torch's generator again, in training mode.
+    """
+    for layer in _layers(model):
+        layer.seeds_B = seeds_B
+
+
 def head_dropout(model: nn.Module) -> float:
     """Return the drop rate before the classifier; 0 where the model has no dropout there."""
-    layers = _head_dropouts(model)
-    return layers[0].p if layers else float(getattr(model, "drop_rate", 0.0))
+    found = [layer.p for layer in map(model.get_submodule, _head_dropouts(model)) if isinstance(layer, nn.Dropout)]
+    found += [hook.p for classifier in _classifiers(model) for hook in ClassifierDropout.before(classifier)]
+    return found[0] if found else float(getattr(model, "drop_rate", 0.0))
 
 
 def drop_rates(model: nn.Module) -> list[float]:
@@ -85,6 +112,13 @@ def drop_rates(model: nn.Module) -> list[float]:
         layer.drop_prob if isinstance(layer := getattr(block, names[0]), DropPath) else 0.0
         for block, names in _residual_blocks(model)
     ]
+
+
+def _layers(model: nn.Module) -> list[NoiseLayer]:
+    """Every layer of noise that was set here, hooks included."""
+    modules = list(model.modules())
+    layers: list[NoiseLayer] = [module for module in modules if isinstance(module, NoiseLayer)]
+    return layers + [hook for module in modules for hook in ClassifierDropout.before(module)]
 
 
 def _residual_blocks(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
@@ -103,10 +137,17 @@ def _has_shortcut(module: nn.Module) -> bool:
     return getattr(module, "has_skip", True) and getattr(module, "shortcut", module) is not None
 
 
-def _head_dropouts(model: nn.Module) -> list[nn.Dropout]:
+def _head_dropouts(model: nn.Module) -> list[str]:
     modules = dict(model.named_modules())
-    named = (modules.get(name) for name in _HEAD_DROPOUTS)
-    return [layer for layer in named if isinstance(layer, nn.Dropout)]
+    return [name for name in _HEAD_DROPOUTS if isinstance(modules.get(name), nn.Dropout)]
+
+
+def _classifiers(model: nn.Module) -> tuple[nn.Module, ...]:
+    """The last layers of a timm net, more than one where it was distilled; none of a net that is not timm's."""
+    if not hasattr(model, "get_classifier"):
+        return ()
+    found = model.get_classifier()  # pyright: ignore[reportCallIssue]
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 def _check_rate(name: str, rate: float) -> None:

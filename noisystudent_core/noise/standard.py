@@ -68,10 +68,38 @@ def random_resized_crop(
             f"size={size}, scale={scale}, ratio={ratio}: must be size >= 1, 0 < scale[0] <= scale[1] <= 1 and "
             "0 < ratio[0] <= ratio[1]; the usual bounds are (0.08, 1) and (3/4, 4/3)"
         )
+    boxes = _boxes(images, seeds_B, scale, ratio)
+    return _resized_one_by_one(images, boxes, size) if images.device.type == "cpu" else _resized(images, boxes, size)
+
+
+def _resized_one_by_one(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """torchvision's uint8 resize of each box, the faster way on a CPU."""
     crops = images.new_empty(len(images), images.shape[1], size, size)
-    for crop, image, box in zip(crops, images, _boxes(images, seeds_B, scale, ratio), strict=True):
-        crop.copy_(F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR, antialias=True))
+    for crop, image, (top, left, height, width) in zip(crops, images, boxes.tolist(), strict=True):
+        box = F.crop(image, top, left, height, width)
+        crop.copy_(F.resize(box, [size, size], InterpolationMode.BILINEAR, antialias=True))
     return crops
+
+
+def _resized(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """All boxes at once as two products of matrices, the faster way on a GPU; torchvision's within one grey level."""
+    top, left, height, width = boxes.unbind(1)
+    down = _filter(top, height, images.shape[2], size).to(images.device, non_blocking=True)[:, None]
+    across = _filter(left, width, images.shape[3], size).to(images.device, non_blocking=True)[:, None]
+    with torch.autocast(images.device.type, enabled=False):
+        levels = down @ (images.float() @ across.mT)
+    return levels.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _filter(start_B: Tensor, length_B: Tensor, size_in: int, size_out: int) -> Tensor:
+    """Weights float32 [B, size_out, size_in] of an antialiased bilinear resize of pixels start to start + length."""
+    step = length_B.double() / size_out
+    middle = start_B[:, None] + (torch.arange(size_out) + 0.5) * step[:, None]
+    distance = (torch.arange(size_in) + 0.5 - middle[..., None]).abs() / step.clamp(min=1)[:, None, None]
+    pixel = torch.arange(size_in)
+    inside = (pixel >= start_B[:, None]) & (pixel < (start_B + length_B)[:, None])
+    weights = (1 - distance).clamp_(min=0) * inside[:, None]
+    return (weights / weights.sum(2, keepdim=True)).float()
 
 
 def _shifted(seeds_B: Tensor, stream: int, padding: int, size: int) -> Tensor:
@@ -86,10 +114,8 @@ def _reflect(coordinates: Tensor, size: int) -> Tensor:
     return torch.minimum(inside, 2 * (size - 1) - inside)
 
 
-def _boxes(
-    images: Tensor, seeds_B: Tensor, scale: tuple[float, float], ratio: tuple[float, float]
-) -> list[tuple[int, int, int, int]]:
-    """Draw (top, left, height, width) per image; the first of ten attempts that fits, else the largest centred box."""
+def _boxes(images: Tensor, seeds_B: Tensor, scale: tuple[float, float], ratio: tuple[float, float]) -> Tensor:
+    """Top, left, height, width, int64 [B, 4]: the first of ten draws that fits, else the largest centred box."""
     height, width = images.shape[2:]
     seeds_B = seeds_B.cpu()
     boxes = _centred_box(height, width, ratio).expand(len(images), 4)
@@ -104,7 +130,7 @@ def _boxes(
         left = (uniform(seeds_B, stream + 3) * (width - box_width + 1)).floor()
         drawn = torch.stack((top, left, box_height, box_width), dim=1).to(torch.int64)
         boxes = torch.where(fits[:, None], drawn, boxes)
-    return [(top, left, box_height, box_width) for top, left, box_height, box_width in boxes.tolist()]
+    return boxes
 
 
 def _centred_box(height: int, width: int, ratio: tuple[float, float]) -> Tensor:

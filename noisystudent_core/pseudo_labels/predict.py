@@ -1,10 +1,14 @@
-"""A model's opinion of every image of a part, in eval mode, without noise (Algorithm 1, step 2)."""
+"""A model's opinion of every image of a part, in eval mode (Algorithm 1, step 2).
+
+There is no noise here: the noised teacher of table 6's ablation is a net that the caller brings.
+"""
 
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from noisystudent_core.config.settings import PredictConfig
+from noisystudent_core.data.mixing import id_seeds
 from noisystudent_core.data.parts import decode
 from noisystudent_core.data.schemas import PREDICTIONS, distributions
 
@@ -13,10 +17,12 @@ def predict_rows(net: nn.Module, table: pa.Table, config: PredictConfig, size: i
     """Predict rows of the `images` schema; returns as many rows of the `predictions` schema, in order.
 
     An undecodable image has a null label and its reason. Batches have a fixed size, the last one padded with zeros,
-    so that a row's bytes do not depend on how many follow it.
+    so that a row's bytes do not depend on how many follow it. Where `config.noise` is set, `net` takes a seed for each
+    image beside it, of the image's id.
     """
     images, reasons = decode(table, size, crop_fraction)
-    probabilities = predict_probabilities(net, images, config.batch_size)
+    seeds = None if config.noise is None else id_seeds(config.noise.seed, table["image_id"])
+    probabilities = predict_probabilities(net, images, config.batch_size, seeds)
     confidence, label = probabilities.max(1)
     bad = pa.array([reason is not None for reason in reasons], pa.bool_())
     columns = {
@@ -34,13 +40,17 @@ def predict_rows(net: nn.Module, table: pa.Table, config: PredictConfig, size: i
 
 
 @torch.inference_mode()
-def predict_probabilities(net: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    """Softmax of the net's logits: uint8 [N, 3, S, S] -> float32 [N, C] on the CPU."""
+def predict_probabilities(net: nn.Module, images: Tensor, batch_size: int, seeds: Tensor | None = None) -> Tensor:
+    """Softmax of the net's logits: uint8 [N, 3, S, S], int64 [N] where seeds are taken -> float32 [N, C] on the CPU."""
     device = next(net.parameters()).device
+    inputs = [images] if seeds is None else [images, seeds]
     found = []
     for start in range(0, max(1, len(images)), batch_size):  # a part without rows still has its [0, C]
-        batch = images[start : start + batch_size]
-        padded = torch.cat([batch, batch.new_zeros(batch_size - len(batch), *batch.shape[1:])])
-        logits = net(padded.to(device, non_blocking=True))
-        found.append(logits.softmax(1)[: len(batch)].cpu())
+        batch = [_padded(rows[start : start + batch_size], batch_size) for rows in inputs]
+        logits = net(*(rows.to(device, non_blocking=True) for rows in batch))
+        found.append(logits.softmax(1)[: len(images) - start].cpu())
     return torch.cat(found)
+
+
+def _padded(rows: Tensor, batch_size: int) -> Tensor:
+    return torch.cat([rows, rows.new_zeros(batch_size - len(rows), *rows.shape[1:])])

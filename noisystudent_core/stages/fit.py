@@ -12,8 +12,9 @@ from noisystudent_core.evaluation import accuracy
 from noisystudent_core.events import Events
 from noisystudent_core.models import checkpoints
 from noisystudent_core.models.architectures import Normalised, create_model, device
-from noisystudent_core.noise.input_noise import source_px
+from noisystudent_core.noise.input_noise import source_geometry
 from noisystudent_core.noise.model_noise import noise_model
+from noisystudent_core.stages.figures import show_noise
 from noisystudent_core.storage.manifest import Inputs, Part, publish_part
 from noisystudent_core.storage.stage import Place, Written, stage
 from noisystudent_core.training import loop
@@ -31,9 +32,9 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events) -> Writ
     model = config.model
     net = create_model(model, config.num_classes, config.seed, config.train.batch_norm_momentum)
     noise_model(net, model.dropout, model.stochastic_depth)
-    size = source_px(config.noise, model.resolution_px, model.crop_fraction)
-    labelled = load_labelled(inputs["labelled"], size, device())
-    pseudo = _pseudo_labelled(config, inputs, size)
+    size, crop_fraction = source_geometry(config.noise, model.resolution_px, model.crop_fraction)
+    labelled = load_labelled(inputs["labelled"], size, device(), crop_fraction)
+    pseudo = _pseudo_labelled(config, inputs)
     validation = list(
         labelled_batches(inputs["validation"], model.resolution_px, model.crop_fraction, VALIDATION_BATCH)
     )
@@ -43,6 +44,7 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events) -> Writ
 
     state = loop.start(Normalised(net).to(device()), config)
     batches = Batches(config, labelled, pseudo)
+    show_noise(config, labelled, pseudo, batches, events)
     history = loop.fit(state, config, batches, len(labelled.labels), validate, events)
     facts = {
         "num_steps": state.step,
@@ -53,7 +55,7 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events) -> Writ
     return Written((*_checkpoint(place, state.ema.model.net, config), _history(place, history)), facts=facts)
 
 
-def _pseudo_labelled(config: FitConfig, inputs: Inputs, size: int) -> PseudoLabelledImages | None:
+def _pseudo_labelled(config: FitConfig, inputs: Inputs) -> PseudoLabelledImages | None:
     given = {"images", "selection", "predictions"} & set(inputs)
     if config.pseudo_labels is None and not given:
         return None
@@ -62,7 +64,11 @@ def _pseudo_labelled(config: FitConfig, inputs: Inputs, size: int) -> PseudoLabe
             f"fit is given {sorted(given)} and pseudo_labels={config.pseudo_labels}: a student needs images, "
             "selection, predictions and pseudo_labels, a teacher none of them"
         )
-    return load_pseudo_labelled(inputs["images"], inputs["selection"], inputs["predictions"], size, device())
+    noise, model = config.pseudo_labels.noise or config.noise, config.model
+    size, crop_fraction = source_geometry(noise, model.resolution_px, model.crop_fraction)
+    return load_pseudo_labelled(
+        inputs["images"], inputs["selection"], inputs["predictions"], size, device(), crop_fraction
+    )
 
 
 def _checkpoint(place: Place, net: nn.Module, config: FitConfig) -> list[Part]:

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
+from torch import nn
 
-from noisystudent_core.config.settings import PredictConfig
+from noisystudent_core.config.settings import PredictConfig, TeacherNoise
 from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.resident import read_selection, rows_of_part
 from noisystudent_core.data.schemas import to_bytes
 from noisystudent_core.events import Events, silent
 from noisystudent_core.models import checkpoints
 from noisystudent_core.models.architectures import Normalised, device
+from noisystudent_core.noise.input_noise import source_geometry
+from noisystudent_core.noise.noised_teacher import NoisedTeacher
 from noisystudent_core.pseudo_labels.predict import predict_rows
 from noisystudent_core.storage.digests import digest
 from noisystudent_core.storage.filesystem import Folder
@@ -102,7 +105,8 @@ def _label(config: PredictConfig, inputs: Inputs, folder: Folder, units: list[_U
     if not units:
         return 0
     images = Artifact.open(inputs["images"])
-    net, geometry = _net(inputs["checkpoint"], Artifact.open(inputs["checkpoint"]).manifest.content_digest)
+    digest_of_net = Artifact.open(inputs["checkpoint"]).manifest.content_digest
+    net, geometry = _net(inputs["checkpoint"], digest_of_net, config.noise)  # pyright: ignore[reportArgumentType]
     done, total = 0, sum(_num_rows(unit, images.manifest.parts[unit.index]) for unit in units)
     for unit in units:
         table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image", "reason"])
@@ -115,10 +119,13 @@ def _label(config: PredictConfig, inputs: Inputs, folder: Folder, units: list[_U
 
 
 @lru_cache(maxsize=2)
-def _net(url: str, content_digest: str) -> tuple[Normalised, tuple[int, float]]:
+def _net(url: str, content_digest: str, noise: TeacherNoise | None) -> tuple[nn.Module, tuple[int, float]]:
     """The net on its device, kept between the groups of a stage, and the size and crop of its images."""
     net, config = checkpoints.load(url)
-    return Normalised(net).to(device()).eval(), checkpoints.input_geometry(config)
+    labelling, (size, crop_fraction) = Normalised(net).to(device()).eval(), checkpoints.input_geometry(config)
+    if noise is None:
+        return labelling, (size, crop_fraction)
+    return NoisedTeacher(labelling, noise, size), source_geometry(noise.input_noise, size, crop_fraction)
 
 
 def _num_rows(unit: _Unit, part: Part) -> int:

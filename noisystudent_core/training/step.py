@@ -7,6 +7,7 @@ from torch import Tensor
 
 from noisystudent_core.config.settings import TrainConfig
 from noisystudent_core.models.architectures import Normalised
+from noisystudent_core.noise.model_noise import noise_first_rows
 from noisystudent_core.training.ema import EMA
 from noisystudent_core.training.losses import labelled_loss, soft_loss, weigh
 from noisystudent_core.training.optimizer import set_learning_rate
@@ -24,11 +25,15 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's images, noised: uint8 [L + U, 3, S, S], labels int64 [L], and targets float32 [U, C] where U > 0."""
+    """A step's images, noised: uint8 [L + U, 3, S, S], labels int64 [L], and targets float32 [U, C] where U > 0.
+
+    Model noise acts on the first `num_noised` images, on all where that is None.
+    """
 
     images: Tensor
     labels_L: Tensor
     targets_UC: Tensor | None
+    num_noised: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Losses:
 
 def train_step(state: TrainState, batch: Batch, train: TrainConfig, learning_rate: float) -> Losses:
     """Forward over labelled and unlabelled images together (joint batch-norm statistics), backward, update, average."""
+    noise_first_rows(state.net, batch.num_noised, len(batch.images))
     losses = compute_losses(state.net(batch.images), batch, train)
     losses.total.backward()
     set_learning_rate(state.optimizer, learning_rate)

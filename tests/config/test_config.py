@@ -14,13 +14,18 @@ from noisystudent_core.config import (
     LearnerConfig,
     ModelConfig,
     NoisyStudentConfig,
+    PredictConfig,
     Sources,
     StageSettings,
+    TeacherNoise,
     TrainConfig,
+    apply_overrides,
 )
 from noisystudent_core.recipes import RECIPES
 
 PAPER = NoisyStudentConfig(name="paper", iterations=(IterationConfig(),))
+
+NOISE = TeacherNoise(input_noise=InputNoise(), dropout=0.5, stochastic_depth=0.2, seed=0)
 
 # dotted path -> the constant, and where it stands
 CONSTANTS = {
@@ -56,6 +61,9 @@ CONSTANTS = {
     "iterations.0.train.optimizer.eps": 1e-3,
     "iterations.0.train.optimizer.weight_decay": 1e-5,
     "iterations.0.train.optimizer.layer_decay": 1,
+    "iterations.0.pseudo_labels.noise": None,  # 3.1 "Noise": labelled and unlabelled images alike
+    "iterations.0.pseudo_labels.model_noise": True,
+    "noised_teacher": False,  # Algorithm 1, step 2: "a not noised teacher"
     "allow_smaller_student": False,  # Algorithm 1, step 3: "equal-or-larger"
     "baselines": True,
 }
@@ -104,6 +112,7 @@ def test_every_stage_says_what_it_is() -> None:
         (lambda: DataConfig(num_classes=3, class_names=("cat", "dog")), "2 class_names: must be num_classes=3"),
         (lambda: ModelConfig(resolution=32), "Extra inputs are not permitted"),  # type: ignore[call-arg]
         (lambda: InputNoise(magnitude=float("nan")), "finite number"),
+        (lambda: PredictConfig(keep="label", noise=NOISE), "never the selector; leave noise out"),
         (lambda: NoisyStudentConfig(name="none", iterations=()), "at least 1 item"),
         (lambda: PAPER.model_validate(PAPER.model_dump() | {"selection": {"balance": {1000: 5}}}), "classes are 0 to"),
     ],
@@ -186,3 +195,33 @@ def test_balance_by_mapping_survives_json() -> None:
 def test_fit_needs_its_model() -> None:
     with pytest.raises(ValidationError, match="Field required"):
         FitConfig(num_classes=3)  # type: ignore[call-arg]
+
+
+def test_teachers_label_without_noise() -> None:
+    config = PAPER.model_copy(update={"iterations": PAPER.iterations * 2})
+    assert config.teach(1) == config.teach(2) == config.predict("distribution")
+    assert config.predict("distribution").noise is None
+
+
+def test_noised_teachers_label_under_the_noise_of_their_own_fit_and_the_selector_under_none() -> None:
+    student = IterationConfig(model=ModelConfig(dropout=0.4), noise=InputNoise(magnitude=9))
+    config = PAPER.model_copy(update={"iterations": (student, *PAPER.iterations), "noised_teacher": True})
+    first, second = config.teach(1).noise, config.teach(2).noise
+    assert first is not None and second is not None
+    assert (first.input_noise, first.dropout, first.stochastic_depth) == (InputNoise(), 0.5, 0.2)
+    assert (second.input_noise, second.dropout, second.stochastic_depth) == (InputNoise(magnitude=9), 0.4, 0.2)
+    other = config.model_copy(update={"seed": 1}).teach(1).noise
+    assert other is not None
+    assert len({first.seed, second.seed, other.seed}) == 3
+    assert config.teach(1).model_copy(update={"noise": None}) == config.predict("distribution")
+    assert config.predict("label").noise is None
+
+
+def test_noise_of_unlabelled_images_is_a_setting_of_the_student_alone() -> None:
+    noise = {"num_ops": 0, "crop": "translate"}
+    config = apply_overrides(PAPER, {"iterations.*.pseudo_labels.noise": noise, "seed": 3})
+    student, baseline = config.fit_student(1), config.fit_baseline(1)
+    assert student.pseudo_labels is not None
+    assert student.pseudo_labels.noise == InputNoise(num_ops=0, crop="translate")
+    assert student.noise == baseline.noise == InputNoise()
+    assert baseline == PAPER.model_copy(update={"seed": 3}).fit_baseline(1)

@@ -2,13 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
-from noisystudent_core.data.geometry import rotation, shear_x, shear_y, translation, warp
+from noisystudent_core.data.geometry import centre, gather_pixels, rotation, shear_x, shear_y, translation, warp
 from noisystudent_core.errors import ConfigurationError
 
 
@@ -31,11 +33,16 @@ def pixel_by_pixel(image: Tensor, matrix: list[list[float]], fill: int) -> Tenso
     channels=st.sampled_from([1, 3]),
     # halves and quarters meet ties, which round away from zero
     entries=st.lists(st.integers(-8, 8).map(lambda n: n / 4) | st.floats(-2, 2), min_size=6, max_size=6),
+    kept=st.sampled_from([None, 0, 1]),  # an axis along which nothing moves
     fill=st.integers(0, 255),
 )
-def test_warp_equals_the_formula(height: int, width: int, channels: int, entries: list[float], fill: int) -> None:
+def test_warp_equals_the_formula(
+    height: int, width: int, channels: int, entries: list[float], kept: int | None, fill: int
+) -> None:
     images = torch.randint(0, 256, (2, channels, height, width), dtype=torch.uint8)
     matrix = [entries[:3], entries[3:]]
+    if kept is not None:
+        matrix[kept] = [1.0 - kept, float(kept), 0.0]
     identity = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
     warped = warp(images, torch.tensor([matrix, identity], dtype=torch.float64), fill)
     assert torch.equal(warped[0], pixel_by_pixel(images[0], matrix, fill))
@@ -47,18 +54,55 @@ def test_matrices_are_the_formulas() -> None:
     point = torch.tensor([x, y, one], dtype=torch.float64)
     for index, v in enumerate(values.tolist()):
         assert (shear_x(values)[index] @ point).tolist() == pytest.approx([x + v * y, y])
-        assert (shear_y(values, origin_x=-0.5)[index] @ point).tolist() == pytest.approx([x, y + v * (x + 0.5)])
+        assert (shear_y(values)[index] @ point).tolist() == pytest.approx([x, y + v * x])
         assert (translation(values, -values)[index] @ point).tolist() == pytest.approx([x + v, y - v])
         c, s = math.cos(math.radians(v)), math.sin(math.radians(v))
-        # about the centre (5.5, 3.5) of an 8 x 12 image
-        expected = [c * (x - 5.5) - s * (y - 3.5) + 5.5, s * (x - 5.5) + c * (y - 3.5) + 3.5]
-        assert (rotation(values, 8, 12)[index] @ point).tolist() == pytest.approx(expected)
+        assert (rotation(values)[index] @ point).tolist() == pytest.approx([c * x - s * y, s * x + c * y])
 
 
-@pytest.mark.parametrize("rounding", ["half_away", "grid_sample"])
-def test_quarter_turn_moves_every_pixel_exactly(rounding: str) -> None:
+def test_a_matrix_acts_about_its_origin() -> None:
+    images = torch.randint(0, 256, (2, 3, 9, 12), generator=torch.Generator().manual_seed(3), dtype=torch.uint8)
+    degrees = torch.tensor([81.0, -20.0], dtype=torch.float64)
+    origins = torch.tensor([[5.5, 4.0], [0.0, 8.0]], dtype=torch.float64)
+    matrices = rotation(degrees)
+    moved = matrices.clone()  # the same map about (0, 0): M (p - o) + o
+    moved[..., 2] += origins - (matrices[..., :2] @ origins[..., None])[..., 0]
+    assert centre(9, 12) == (5.5, 4.0)
+    assert torch.equal(warp(images, matrices, origins=origins), warp(images, moved))
+
+
+@pytest.mark.parametrize("sampling", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_interpolation_is_pillows(sampling: str, channels: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.randint(0, 256, (4, channels, 11, 14), generator=generator, dtype=torch.uint8)
+    matrices = torch.randn(4, 2, 3, generator=generator, dtype=torch.float64) * 0.4 + torch.eye(2, 3)
+    corners = torch.full((4, 2), -0.5, dtype=torch.float64)  # Pillow counts from the corner of the first pixel
+    ours = warp(images, matrices, 7, sampling=sampling, origins=corners)  # pyright: ignore[reportArgumentType]
+    for image, matrix, warped in zip(images, matrices, ours, strict=True):
+        for channel in range(channels):
+            picture = Image.fromarray(image[channel].numpy())
+            theirs = picture.transform(
+                picture.size,
+                Image.Transform.AFFINE,
+                tuple(matrix.flatten().tolist()),
+                resample=Image.Resampling[sampling.upper()],
+                fillcolor=7,
+            )
+            assert np.abs(warped[channel].numpy().astype(int) - np.asarray(theirs).astype(int)).max() <= 1
+
+
+def test_gathered_pixels_outside_are_fill() -> None:
+    image = torch.arange(1, 7, dtype=torch.uint8).view(1, 1, 2, 3)
+    rows, columns = torch.tensor([[[0], [1], [2]]]), torch.tensor([[[-9, 0, 2, 3]]])
+    assert gather_pixels(image, rows, columns, 99)[0, 0].tolist() == [[99, 1, 3, 99], [99, 4, 6, 99], [99] * 4]
+
+
+@pytest.mark.parametrize("sampling", ["nearest", "grid_sample", "bilinear", "bicubic"])
+def test_quarter_turn_moves_every_pixel_exactly(sampling: str) -> None:
     images = torch.randint(0, 256, (1, 3, 17, 17), dtype=torch.uint8)
-    turned = warp(images, rotation(torch.tensor([90.0], dtype=torch.float64), 17, 17), rounding=rounding)  # pyright: ignore[reportArgumentType]
+    quarter = rotation(torch.tensor([90.0], dtype=torch.float64))
+    turned = warp(images, quarter, sampling=sampling, origins=torch.tensor([centre(17, 17)]))  # pyright: ignore[reportArgumentType]
     assert torch.equal(turned, torch.rot90(images, 1, (2, 3)))
 
 

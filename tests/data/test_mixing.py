@@ -2,11 +2,12 @@
 
 from collections import Counter
 
+import pyarrow as pa
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisystudent_core.data.mixing import Order, derive, image_seeds
+from noisystudent_core.data.mixing import Order, derive, id_seeds, image_seeds
 
 
 def taken(order: Order, steps: int) -> list[int]:
@@ -62,3 +63,13 @@ def test_seeds_fit_what_generators_take() -> None:
     seeds = [derive(seed, "pass", number) for seed in range(20) for number in range(20)]
     assert all(0 <= seed < 2**62 for seed in seeds) and len(set(seeds)) == 400
     assert derive(0, "pass", 0) != derive(0, "images", 0)
+
+
+def test_seed_of_an_image_is_a_function_of_run_seed_and_id() -> None:
+    ids = pa.chunked_array([pa.array([bytes([number]) * 16 for number in range(50)], pa.binary(16))])
+    seeds = id_seeds(3, ids)
+    assert seeds.dtype == torch.int64
+    assert len(set(seeds.tolist())) == 50
+    assert torch.equal(id_seeds(3, ids.take([7, 2])), seeds[[7, 2]])
+    assert not set(id_seeds(4, ids).tolist()) & set(seeds.tolist())
+    assert id_seeds(3, ids.slice(0, 0)).shape == (0,)

@@ -10,7 +10,7 @@ import torch
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, PredictConfig, PrepareConfig
 from noisystudent_core.data import resident
-from noisystudent_core.data.images import decode_image
+from noisystudent_core.data.images import centre_crop_resize, decode_image
 from noisystudent_core.data.resident import (
     PseudoLabelledImages,
     load_labelled,
@@ -148,6 +148,9 @@ def test_labelled_images_stand_beside_their_labels(
     loaded = load_labelled(f"{memory_root}/images", 32, CPU)
     assert loaded.labels.tolist() == labels
     assert torch.equal(loaded.images, torch.stack([decode_image(data) for data in pictures]))
+    middle = load_labelled(f"{memory_root}/images", 32, CPU, crop_fraction=0.8)
+    cropped = [centre_crop_resize(decode_image(data), 32, 0.8) for data in pictures]
+    assert torch.equal(middle.images, torch.stack(cropped))
 
 
 def test_set_that_does_not_fit_is_refused_before_it_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

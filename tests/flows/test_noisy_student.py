@@ -278,7 +278,7 @@ def algorithm_1(config: NoisyStudentConfig, root: str) -> None:
         baseline = run("fit", config.fit_baseline(i), **labelled)
         run("evaluate", config.evaluate("test"), checkpoint=baseline, images=data["test"])
         selected = {"images": data["unlabelled"], "selection": selection}
-        pseudo = run("predict", config.predict("distribution"), checkpoint=teacher, **selected)
+        pseudo = run("predict", config.teach(i), checkpoint=teacher, **selected)
         teacher = run("fit", config.fit_student(i), **labelled, **selected, predictions=pseudo)
         for benchmark, images in evaluation.items():
             run("evaluate", config.evaluate(benchmark), checkpoint=teacher, images=images)

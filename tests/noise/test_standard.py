@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.noise import standard
 from noisystudent_core.noise.standard import random_crop_pad, random_flip, random_resized_crop
 
 IMAGES = torch.randint(1, 256, (40, 3, 12, 15), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
@@ -59,6 +60,21 @@ def test_resized_crop_boxes_keep_to_scale_and_ratio() -> None:
     share, ratio = height * width / 200**2, width / height
     assert 0.09 < share.min() < 0.13 and 0.45 < share.max() < 0.53
     assert 0.7 < ratio.min() < 0.8 and 1.25 < ratio.max() < 1.42
+
+
+@pytest.mark.parametrize("size", [5, 12, 33])
+def test_resize_by_matrices_is_torchvisions_within_one_grey_level(size: int) -> None:
+    boxes = standard._boxes(IMAGES, SEEDS, (0.08, 1.0), (3 / 4, 4 / 3))
+    expected = standard._resized_one_by_one(IMAGES, boxes, size)
+    assert (standard._resized(IMAGES, boxes, size).int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", NOISES)
+def test_cuda_equals_cpu_within_one_grey_level(name: str) -> None:
+    on_gpu = NOISES[name](IMAGES.cuda(), SEEDS.cuda()).cpu()
+    assert (NOISES[name](IMAGES, SEEDS).int() - on_gpu.int()).abs().max() <= 1
 
 
 def test_resized_crop_where_no_box_fits_is_the_largest_centred_one() -> None:

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisystudent_core.config import ModelConfig, PredictConfig
+from noisystudent_core.config import InputNoise, ModelConfig, PredictConfig, TeacherNoise
 from noisystudent_core.data.ingest import image_id
+from noisystudent_core.data.mixing import id_seeds
 from noisystudent_core.data.parts import decode
 from noisystudent_core.data.schemas import PREDICTIONS, distributions, to_bytes
 from noisystudent_core.models.architectures import Normalised, create_model
@@ -118,3 +119,29 @@ def test_teacher_labels_without_noise_and_is_not_changed_by_it(table: pa.Table) 
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     teacher.train()
     assert not torch.equal(found, predict_probabilities(teacher, images, 4))  # the noise is there to be left out
+
+
+class Seen(torch.nn.Module):
+    """Gives the seeds it was told as logits, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("place", torch.nn.Parameter(torch.zeros(1)))
+        self.seeds: list[torch.Tensor] = []
+
+    def forward(self, images: torch.Tensor, seeds_B: torch.Tensor) -> torch.Tensor:
+        assert len(images) == len(seeds_B)
+        self.seeds.append(seeds_B)
+        return torch.stack((seeds_B % 7, seeds_B % 5, seeds_B % 3), dim=1).float()
+
+
+@pytest.mark.parametrize("order", [list(range(11)), [10, 3, 4, 1], [6]])
+def test_noised_net_is_told_each_image_s_own_seed_wherever_it_stands(table: pa.Table, order: list[int]) -> None:
+    noise = TeacherNoise(input_noise=InputNoise(), dropout=0.5, stochastic_depth=0.2, seed=3)
+    net, config = Seen(), PredictConfig(keep="distribution", batch_size=4, noise=noise)
+    found = predict_rows(net, table.take(order), config, 32, 1.0)
+    expected = id_seeds(3, table["image_id"])[order]
+    assert torch.equal(torch.cat(net.seeds)[: len(order)], expected)
+    assert {len(seeds) for seeds in net.seeds} == {4}
+    logits = torch.stack((expected % 7, expected % 5, expected % 3), dim=1).float()
+    assert found["label"].to_pylist() == logits.argmax(1).tolist()

@@ -4,16 +4,13 @@ from typing import Any
 
 import pytest
 
-from noisystudent_core.config import LearnerConfig, ModelConfig, NoisyStudentConfig
+from noisystudent_core.config import InputNoise, LearnerConfig, ModelConfig
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.recipes import configure, digits, finetune
 from noisystudent_core.stages import check
+from tests.stages.small import Told
 
 SMALL, LARGE = "test_efficientnet", "test_resnet"  # 0.1M and 0.4M parameters
-
-
-def changed(**overrides: Any) -> NoisyStudentConfig:
-    return configure("digits", overrides={key.replace("__", "."): value for key, value in overrides.items()})
 
 
 def test_parameters_of_the_teacher_and_of_each_student() -> None:
@@ -47,6 +44,38 @@ def test_unknown_selector_and_tag_are_named() -> None:
         check(digits().model_copy(update={"selector": selector}), {}, "")
 
 
-def test_magnitude_outside_the_dialect_is_named() -> None:
-    with pytest.raises(ConfigurationError, match=r"level=31.0: must be a whole number in \[0, 30\]"):
-        check(changed(teacher__noise__magnitude=31), {}, "")
+TOO_STRONG = {"dialect": "torchvision", "num_ops": 1, "magnitude": 31}
+
+
+@pytest.mark.parametrize("place", ["teacher.noise", "iterations.1.noise", "iterations.1.pseudo_labels.noise"])
+def test_magnitude_outside_the_dialect_is_named(place: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"magnitude=31.0: must be a whole number in \[0, 30\]"):
+        check(configure("digits", overrides={place: TOO_STRONG}), {}, "")
+
+
+def test_selector_s_noise_is_checked() -> None:
+    selector = digits().teacher.model_copy(update={"noise": InputNoise.model_validate(TOO_STRONG)})
+    with pytest.raises(ConfigurationError, match=r"magnitude=31.0"):
+        check(digits().model_copy(update={"selector": selector}), {}, "")
+
+
+NO_NOISE = {
+    "teacher.noise": {"num_ops": 0, "crop": "none", "flip": False},
+    "teacher.model.dropout": 0,
+    "teacher.model.stochastic_depth": 0,
+}
+
+
+def test_noised_teacher_without_noise_is_told() -> None:
+    told = Told([])
+    check(configure("digits", overrides={"noised_teacher": True} | NO_NOISE), {}, "", told)
+    ((event, fields),) = told.events
+    assert event == "message"
+    assert fields["text"].startswith("noised_teacher=True: the teacher of student 1 is fitted without any noise")
+
+
+@pytest.mark.parametrize("overrides", [{"noised_teacher": True}, NO_NOISE])
+def test_settings_that_have_an_effect_are_not_told(overrides: dict[str, Any]) -> None:
+    told = Told([])
+    check(configure("digits", overrides=overrides), {}, "", told)
+    assert told.events == []

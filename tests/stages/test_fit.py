@@ -1,16 +1,20 @@
 """A whole fit as a stage: what it leaves, that it is found again, and that a student needs all of its inputs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
 import torch
 
 from noisystudent_core import stages
-from noisystudent_core.config import PseudoLabelConfig
+from noisystudent_core.config import FitConfig, InputNoise, PseudoLabelConfig
+from noisystudent_core.data.parts import decode, read_images
+from noisystudent_core.data.resident import read_selection, rows_of_part
 from noisystudent_core.data.schemas import HISTORY, from_bytes
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.models import checkpoints
+from noisystudent_core.stages.fit import _pseudo_labelled
 from noisystudent_core.storage.manifest import Artifact
 from tests.stages.small import DISTRIBUTIONS, FIT, STUDENT, Small, Told
 
@@ -121,3 +125,40 @@ def test_hard_labels_are_another_fit(student_inputs: dict[str, str], root: str) 
     hard = STUDENT.model_copy(update={"pseudo_labels": PseudoLabelConfig(unlabelled_ratio=2, labels="hard")})
     losses = [stages.fit(config, student_inputs, root).facts["final"] for config in (STUDENT, hard)]
     assert losses[0]["train/loss_unlabelled"] != losses[1]["train/loss_unlabelled"]
+
+
+WHOLE = InputNoise(num_ops=0, crop="none", flip=False)
+BOXES = InputNoise(num_ops=0, crop="resized", flip=True)
+
+
+def noised_apart(**apart: Any) -> FitConfig:
+    """A student whose images are moved, unless `apart` says otherwise of the unlabelled ones."""
+    model = STUDENT.model.model_copy(update={"crop_fraction": 0.8, "stochastic_depth": 0.5})
+    pseudo_labels = PseudoLabelConfig.model_validate({"unlabelled_ratio": 2, **apart})
+    return STUDENT.model_copy(update={"model": model, "pseudo_labels": pseudo_labels})
+
+
+@pytest.mark.parametrize(
+    "apart", [{"noise": WHOLE}, {"noise": BOXES}, {"model_noise": False}], ids=["whole", "boxes", "no model noise"]
+)
+def test_noise_of_the_unlabelled_images_is_a_setting_of_its_own(
+    student_inputs: dict[str, str], root: str, apart: dict[str, Any]
+) -> None:
+    finals = [
+        stages.fit(config, student_inputs, root).facts["final"] for config in (noised_apart(), noised_apart(**apart))
+    ]
+    assert finals[0]["train/loss_unlabelled"] != finals[1]["train/loss_unlabelled"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "size_px", "crop_fraction"), [({}, 32, 1.0), ({"noise": WHOLE}, 32, 0.8), ({"noise": BOXES}, 40, 1.0)]
+)
+def test_unlabelled_images_are_kept_as_their_own_noise_needs_them(
+    student_inputs: dict[str, str], apart: dict[str, Any], size_px: int, crop_fraction: float
+) -> None:
+    pseudo = _pseudo_labelled(noised_apart(**apart), student_inputs)
+    artifact, selection = Artifact.open(student_inputs["images"]), read_selection(student_inputs["selection"])
+    first = read_images(artifact, artifact.manifest.parts[0], ["image", "reason"])
+    expected, _ = decode(first.take(rows_of_part(selection, 0)["row"]), size_px, crop_fraction)
+    assert pseudo is not None
+    assert torch.equal(pseudo.images[: len(expected)], expected)

@@ -26,6 +26,8 @@ import torch
 from noisystudent_core.config import EvaluateConfig, ExclusionsConfig, OptimizerConfig, PseudoLabelConfig, settings
 from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import HISTORY, PREDICTIONS, distributions, from_bytes, to_bytes
+from noisystudent_core.models import checkpoints
+from noisystudent_core.models.architectures import create_model
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
 from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, SELECT, Small
@@ -95,9 +97,10 @@ def measure(folder: Path) -> dict[str, Any]:
     labelled = {"labelled": data["labelled"], "validation": data["validation"]}
     teacher = small.run("fit", TEACHER, labelled)
     selected = {"images": data["unlabelled"], "selection": selection}
-    pseudo = small.run("predict", DISTRIBUTIONS, {"checkpoint": teacher, **selected})
+    fixed = _fixed_checkpoint(small)  # so that another way of fitting is no change of predict and evaluate
+    pseudo = small.run("predict", DISTRIBUTIONS, {"checkpoint": fixed, **selected})
     student = small.run("fit", STUDENT, {**labelled, **selected, "predictions": pseudo})
-    measured = small.run("evaluate", EvaluateConfig(), {"checkpoint": student, "images": data["test"]})
+    measured = small.run("evaluate", EvaluateConfig(), {"checkpoint": fixed, "images": data["test"]})
     return {
         "prepare": {split: Artifact.open(url).manifest.content_digest for split, url in data.items()},
         "exclusions": Artifact.open(excluded).manifest.content_digest,
@@ -124,6 +127,21 @@ def _fixed_predictions(small: Small, data: dict[str, str]) -> str:
         data_of_part = to_bytes(pa.table(columns, schema=PREDICTIONS), PREDICTIONS)
         parts.append(publish_part(Folder.at(url), f"{index}.parquet", data_of_part, len(rows)))
     publish_manifest(url, LABELS, {}, tuple(parts))
+    return url
+
+
+def _fixed_checkpoint(small: Small) -> str:
+    """A net that was never fitted: every weight follows a pattern, so that no two images look alike to it."""
+    url = f"{small.root}/fixed_checkpoint"
+    net = create_model(TEACHER.model, TEACHER.num_classes, seed=0, batch_norm_momentum=0.1)
+    for number, tensor in enumerate(net.parameters()):
+        pattern = torch.arange(tensor.numel()) * 0.7 + number
+        tensor.data = (pattern.sin() * (2 / tensor[:1].numel()) ** 0.5).view_as(tensor)
+    for tensor in net.get_submodule("fc").parameters():
+        tensor.data *= 0.1  # else it is sure of everything
+    files = checkpoints.encode(net, TEACHER.model)
+    parts = tuple(publish_part(Folder.at(url), name, data, 0) for name, data in files.items())
+    publish_manifest(url, TEACHER, {}, parts)
     return url
 
 

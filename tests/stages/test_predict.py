@@ -8,14 +8,17 @@ from typing import Any
 import pytest
 
 from noisystudent_core import stages
+from noisystudent_core.config import InputNoise, PredictConfig, TeacherNoise
 from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.resident import read_selection, rows_of_part
 from noisystudent_core.data.schemas import PREDICTIONS, distributions, from_bytes
-from noisystudent_core.errors import CorruptArtifactError
+from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.storage.manifest import Artifact
-from tests.stages.small import DISTRIBUTIONS, LABELS, Small, Told, stored
+from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, Small, Told, stored
 
 WriteSources = Callable[[str], dict[str, str]]
+INPUT_NOISE = InputNoise(dialect="torchvision", num_ops=1, magnitude=9, crop="resized", flip=True)
+WHOLE = InputNoise(num_ops=0, crop="none", flip=False)
 
 
 @pytest.fixture
@@ -167,3 +170,95 @@ def test_an_empty_part_of_a_split_is_labelled(small: Small, picture: Any, write_
     manifest = stages.predict(LABELS, {"checkpoint": teacher, "images": split["validation"]}, small.root)
     assert [part.num_rows for part in manifest.parts] == [part.num_rows for part in validation.parts]
     assert 0 in [part.num_rows for part in manifest.parts]
+
+
+# the noised teacher (table 6)
+
+
+def noised(
+    input_noise: InputNoise = INPUT_NOISE, dropout: float = 0.5, stochastic_depth: float = 0.5, seed: int = 0
+) -> PredictConfig:
+    noise = TeacherNoise(input_noise=input_noise, dropout=dropout, stochastic_depth=stochastic_depth, seed=seed)
+    return DISTRIBUTIONS.model_copy(update={"noise": noise})
+
+
+@pytest.fixture
+def learnt(small: Small, data: dict[str, str]) -> dict[str, str]:
+    """A teacher whose residual branches, zeros at first, have come to matter."""
+    optimizer = FIT.train.optimizer.model_copy(update={"learning_rate": 0.5})
+    train = FIT.train.model_copy(update={"steps": 10, "optimizer": optimizer})
+    inputs = {"labelled": data["labelled"], "validation": data["validation"]}
+    return {
+        "checkpoint": small.run("fit", FIT.model_copy(update={"train": train}), inputs),
+        "images": data["unlabelled"],
+    }
+
+
+def labels_of(config: PredictConfig, inputs: Mapping[str, str], small: Small) -> dict[bytes, list[float]]:
+    return dict(_by_id(Artifact.open(small.run("predict", config, inputs))))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [noised(WHOLE, 0.5, 0), noised(WHOLE, 0, 0.5), noised(dropout=0, stochastic_depth=0)],
+    ids=["dropout", "depth", "input"],
+)
+def test_each_noise_of_a_noised_teacher_is_felt(small: Small, learnt: dict[str, str], config: PredictConfig) -> None:
+    clean, found = labels_of(DISTRIBUTIONS, learnt, small), labels_of(config, learnt, small)
+    assert found.keys() == clean.keys()
+    far = [image for image in clean if found[image] != pytest.approx(clean[image], abs=5e-3)]
+    assert len(far) > 10
+    # the net that is kept in memory for the next pass is not noised with it
+    assert labels_of(DISTRIBUTIONS.model_copy(update={"batch_size": 5}), learnt, small) == {
+        image: pytest.approx(values, abs=2e-3) for image, values in clean.items()
+    }
+
+
+def test_teacher_with_noise_of_rate_zero_labels_as_without(small: Small, learnt: dict[str, str]) -> None:
+    assert labels_of(noised(WHOLE, 0, 0), learnt, small) == labels_of(DISTRIBUTIONS, learnt, small)
+
+
+def test_noised_labels_are_the_same_bytes_again_in_any_grouping(
+    learnt: dict[str, str], root: str, memory_root: str
+) -> None:
+    first = stages.predict(noised(), learnt, root)
+    for parts in ([2], [0, 1]):
+        stages.predict_group(noised(), learnt, memory_root, parts=parts)
+    assert stages.predict(noised(), learnt, memory_root) == first
+    assert stages.predict(noised(seed=1), learnt, root).content_digest != first.content_digest
+
+
+def test_noise_of_an_image_is_its_own_in_another_part_or_selection(
+    small: Small, data: dict[str, str], learnt: dict[str, str], picture: Any, write_source: Any, tmp_path: Path
+) -> None:
+    whole = labels_of(noised(), learnt, small)
+    selection = small.selection(data, learnt["checkpoint"])
+    selected = labels_of(noised(), {**learnt, "selection": selection}, small)
+    assert 0 < len(selected) < 30
+    # the unlabelled images of `sources` backwards, other ones between them
+    kinds = ("PNG", "JPEG")
+    mixed = [image for n in reversed(range(30)) for image in (picture(500 + n), picture(12 + n, n % 3, kinds[n % 2]))]
+    other = small.prepare(write_source(str(tmp_path / "mixed.parquet"), mixed), labelled=False)
+    moved = labels_of(noised(), {**learnt, "images": other}, small)
+    assert moved.keys() > whole.keys()
+    for found in (selected, moved):
+        for image in found.keys() & whole.keys():
+            assert found[image] == pytest.approx(whole[image], abs=2e-3)  # another place in a batch
+
+
+def test_selector_s_pass_is_without_noise_and_its_labels_are_not_a_noised_teacher_s(
+    learnt: dict[str, str], root: str, memory_root: str
+) -> None:
+    before = stages.predict(LABELS, learnt, root)
+    stages.predict(noised(), learnt, root)
+    assert stages.predict(LABELS, learnt, memory_root) == before  # labelled once more
+    paths = {part.path for part in stages.predict(DISTRIBUTIONS, learnt, root).parts}
+    assert not paths & {part.path for part in stages.predict(noised(), learnt, root).parts}
+
+
+def test_noise_that_the_teacher_cannot_carry_is_refused(small: Small, data: dict[str, str]) -> None:
+    plain = FIT.model.model_copy(update={"name": "test_efficientnet", "stochastic_depth": 0.0})
+    fit = FIT.model_copy(update={"model": plain})
+    teacher = small.run("fit", fit, {"labelled": data["labelled"], "validation": data["validation"]})
+    with pytest.raises(ConfigurationError, match=r"stochastic_depth=0.5: EfficientNet has no residual block"):
+        small.run("predict", noised(), {"checkpoint": teacher, "images": data["unlabelled"]})

@@ -1,5 +1,7 @@
 """Workers under supervision: real processes that give results, raise, die, fall silent, and never outlive their run."""
 
+import base64
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, InputNoise, PredictConfig, PrepareConfig
@@ -80,6 +83,26 @@ def test_a_stage_s_result_is_its_artifact(engine: LocalEngine, root: str, source
     assert told == [("progress", {"done": 1, "total": 1, "unit": "files"})]
     url = artifact_url(LABELLED, input_digests(inputs), root)
     assert Artifact.open(url).manifest.num_rows == 12
+
+
+def test_figures_of_a_fit_come_through_the_pipe_whole(
+    engine: LocalEngine, root: str, picture: Callable[..., bytes], write_source: Callable[..., str]
+) -> None:
+    images = [picture(number, number % 3, size_px=96) for number in range(12)]  # noise: hardly compressed
+    source = write_source(f"{root}/sources/large.parquet", images, [number % 3 for number in range(12)])
+    prepared = Small(root).prepare(source, labelled=True)
+    config = FIT.model_copy(update={"model": FIT.model.model_copy(update={"resolution_px": 96})})
+    figures: dict[str, bytes] = {}
+
+    def listen(event: str, **fields: Any) -> None:
+        if event == "figure":
+            figures[fields["name"]] = base64.b64decode(fields["png"])
+
+    engine.run("fit", config, {"labelled": prepared, "validation": prepared}, root, listen)
+    assert list(figures) == ["noise-grid", "training-batch"]
+    assert len(figures["noise-grid"]) > 4 * 2**16  # a pipe holds 2**16 bytes at a time
+    for png in figures.values():
+        Image.open(io.BytesIO(png)).load()  # raises for a damaged one
 
 
 def test_results_are_values_and_workers_are_used_again(

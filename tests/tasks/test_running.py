@@ -1,18 +1,22 @@
 """How tasks are run: what is worth a retry, and that every task has them. Reuse, tracking: flows/test_noisy_student."""
 
+import base64
 import importlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Failed
 from prefect.tasks import Task
 
 import tasks
 from noisystudent_core import errors
-from tasks.running import first_failure, remember_failure, worth_retrying
+from tasks.progress import Progress
+from tasks.running import _listener, first_failure, remember_failure, worth_retrying
+from tasks.tracking import Tracker
 
 NOBODY: Any = None
 MODULES = [file.stem for file in Path(tasks.__path__[0]).glob("[a-z]*.py")]
@@ -79,3 +83,25 @@ def test_an_error_of_others_is_passed_on_as_it_is() -> None:
     error = ZeroDivisionError("division by zero")
     failed("3", "publish", error)
     assert first_failure("3", Exception("not ready")) is error
+
+
+def test_a_figure_goes_to_the_stage_s_mlflow_run(tmp_path: Path) -> None:
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")
+    parent = tracker.open_run("abc", name="digits", params={})
+    with tracker.stage_run(parent, key="fit-0", name="fit teacher") as stage, Progress("fit teacher") as progress:
+        listen = _listener("fit teacher", progress, stage)
+        listen("figure", name="noise-grid", png=base64.b64encode(b"png").decode())
+        listen("progress", done=1, total=3, unit="steps")
+    client = MlflowClient(tracker.tracking_uri)
+    assert stage.run_id is not None
+    assert Path(client.download_artifacts(stage.run_id, "figures/noise-grid.png")).read_bytes() == b"png"
+
+
+def test_a_figure_is_shown_by_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    created: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr("tasks.progress.create_image_artifact", lambda url, **fields: created.append((url, fields)))
+    for url in (None, "http://mlflow/get-artifact?path=figures/noise-grid.png&run_uuid=1"):
+        stage: Any = SimpleNamespace(log_image=lambda name, png, url=url: url)
+        listen = _listener("fit student 1", Progress("fit student 1"), stage)
+        listen("figure", name="noise-grid", png="")
+    assert created == [(url, {"key": "noise-grid-fit-student-1", "description": "noise-grid of fit student 1"})]

@@ -201,6 +201,8 @@ def test_reused_stage_logs_nothing_twice(tracker: Tracker) -> None:
     with tracker.stage_run(parent, key="evaluate-0", name="iteration 0 evaluate") as reused:
         assert reused.finished
         reused.log({"eval/top1": 0.8}, 1)
+        assert reused.log_image("noise-grid", b"png") is None
+    assert tracker.client().list_artifacts(stage.run_id or "") == []
     after = tracker.client().get_run(stage.run_id or "").info
     assert _history(tracker, stage.run_id, "eval/top1") == [(0, 0.9)]
     assert (after.status, after.end_time) == ("FINISHED", before.end_time)
@@ -223,14 +225,12 @@ def test_parent_shows_the_climb_once(tracker: Tracker) -> None:
     assert sorted(_history(tracker, parent, "eval/top1")) == [(0, 0.92), (1, 0.93), (2, 0.95)]
 
 
-def test_tables_texts_and_figures_are_replaced_not_appended(tracker: Tracker, tmp_path: Path) -> None:
+def test_tables_texts_and_images_are_replaced_not_appended(tracker: Tracker) -> None:
     parent = _open(tracker)
-    figure = tmp_path / "figure.png"
-    figure.write_bytes(b"png")
-    for _ in range(2):
+    for png in (b"first", b"second"):
         tracker.log_table(parent, "iterations", [{"iteration": 0, "top1": 0.9}, {"iteration": 1, "gain": 2.5}])
         tracker.log_text(parent, "report.md", "# Report")
-        tracker.log_figure_file(parent, figure)
+        assert tracker.log_image(parent, "training-batch", png) is None  # a database has no address for it
     client = tracker.client()
     table = json.loads(Path(client.download_artifacts(parent, "tables/iterations.json")).read_text())
     assert table == {"columns": ["iteration", "top1", "gain"], "data": [[0, 0.9, None], [1, None, 2.5]]}
@@ -238,7 +238,8 @@ def test_tables_texts_and_figures_are_replaced_not_appended(tracker: Tracker, tm
         {"path": "tables/iterations.json", "type": "table"}
     ]
     assert Path(client.download_artifacts(parent, "report.md")).read_text() == "# Report"
-    assert Path(client.download_artifacts(parent, "figures/figure.png")).read_bytes() == b"png"
+    assert [file.path for file in client.list_artifacts(parent, "figures")] == ["figures/training-batch.png"]
+    assert Path(client.download_artifacts(parent, "figures/training-batch.png")).read_bytes() == b"second"
 
 
 def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
@@ -252,6 +253,7 @@ def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.L
     assert "secret" not in warning
     with tracker.stage_run(None, key="fit-0", name="iteration 0 fit") as stage:
         stage.log({"loss": 1.0}, 0)
+        assert stage.log_image("noise-grid", b"png") is None
     tracker.log_table(None, "iterations", [])
     assert (stage.run_id, tracker.run_url(None)) == (None, None)
 
@@ -327,6 +329,27 @@ def test_server_keeps_tables(server: Server) -> None:
     run_id = _open(tracker)
     tracker.log_table(run_id, "thresholds", [{"threshold": 0.3, "kept": 0.8}])
     assert [file.path for file in tracker.client().list_artifacts(run_id, "tables")] == ["tables/thresholds.json"]
+
+
+def test_image_has_an_address_that_a_browser_shows(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    with tracker.stage_run(_open(tracker), key="fit-figures", name="fit teacher") as stage:
+        url = stage.log_image("noise-grid", b"\x89PNG")
+    assert url is not None
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert (answer.read(), answer.headers["Content-Type"]) == (b"\x89PNG", "image/png")
+        assert answer.headers["Cross-Origin-Resource-Policy"] is None  # a page of Prefect's may show it
+
+
+def test_image_that_mlflow_does_not_take_is_a_warning(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
+    with tracker.stage_run(_open(tracker), key="fit-0", name="fit teacher") as stage:
+        folder = Path(str(tracker.client().get_run(stage.run_id or "").info.artifact_uri).removeprefix("file://"))
+        folder.mkdir(parents=True)
+        (folder / "figures").write_bytes(b"a file where a folder is needed")
+        assert stage.log_image("noise-grid", b"png") is None
+        stage.log({"loss": 1.0}, 0)
+    assert "cannot log image 'noise-grid'" in caplog.text
+    assert _history(tracker, stage.run_id, "loss") == [(0, 1.0)]
 
 
 def test_tracker_travels_as_two_strings(tracker: Tracker) -> None:

@@ -1,16 +1,21 @@
 """What a step sees: the ratio, the right targets, and a function of seed and step alone."""
 
 from collections import Counter
+from dataclasses import astuple
+from typing import Any
 
 import pytest
 import torch
 
 from noisystudent_core.config import InputNoise, PseudoLabelConfig
+from noisystudent_core.data.resident import PseudoLabelledImages
 from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.step import Batch
 from tests.training.small import fit_config, labelled, numbers, pseudo_labelled
 
-NOISE = InputNoise(num_ops=1, magnitude=10, crop="translate", crop_padding_px=2, flip=True)
+NOISE = InputNoise(dialect="torchvision", num_ops=1, magnitude=10, crop="translate", crop_padding_px=2, flip=True)
+WHOLE = InputNoise(num_ops=0, crop="none", flip=False)
+STANDARD = InputNoise(num_ops=0, crop="translate", crop_padding_px=2, flip=True)
 
 
 def same(first: Batch, second: Batch) -> bool:
@@ -93,3 +98,47 @@ def test_fit_on_labelled_images_alone_has_no_targets() -> None:
     batch = Batches(fit_config(), labelled(), None)(0)
     assert batch.targets_UC is None
     assert len(batch.images) == len(batch.labels_L) == 4
+
+
+# the noise of the unlabelled images apart (table 6)
+
+
+def batch_of(noise: InputNoise | None = None, step: int = 1, **pseudo_labels: Any) -> Batch:
+    apart = PseudoLabelConfig(unlabelled_ratio=2, noise=noise, **pseudo_labels)
+    return Batches(fit_config(noise=NOISE, pseudo_labels=apart), labelled(), pseudo_labelled())(step)
+
+
+def test_unlabelled_images_are_noised_as_the_labelled_ones_unless_told_otherwise() -> None:
+    assert same(batch_of(None), batch_of(NOISE))
+
+
+def test_unlabelled_images_without_noise_beside_labelled_ones_as_before() -> None:
+    with_noise, without = batch_of(), batch_of(WHOLE)
+    assert torch.equal(without.images[:4], with_noise.images[:4])
+    shown = [number - 100 for number in numbers(without.images[4:])]
+    assert torch.equal(without.images[4:], pseudo_labelled().images[shown])
+    assert not torch.equal(with_noise.images[4:], without.images[4:])
+
+
+def test_unlabelled_images_with_standard_augmentation_draw_as_labelled_ones_of_their_place_would() -> None:
+    apart = PseudoLabelConfig(unlabelled_ratio=2)
+    everywhere = Batches(fit_config(noise=STANDARD, pseudo_labels=apart), labelled(), pseudo_labelled())(1)
+    found = batch_of(STANDARD)
+    assert torch.equal(found.images[4:], everywhere.images[4:])
+    assert torch.equal(found.images[:4], batch_of().images[:4])
+
+
+def test_the_two_kinds_of_images_may_be_kept_at_different_sizes() -> None:
+    pseudo = pseudo_labelled()
+    larger = PseudoLabelledImages(torch.nn.functional.pad(pseudo.images, (2, 3, 2, 3)), *astuple(pseudo)[1:])
+    boxes = InputNoise(num_ops=0, crop="resized", flip=False)
+    config = fit_config(noise=NOISE, pseudo_labels=PseudoLabelConfig(unlabelled_ratio=2, noise=boxes))
+    batch = Batches(config, labelled(), larger)(1)
+    assert batch.images.shape == (12, 3, 32, 32)
+    assert torch.equal(batch.images[:4], batch_of().images[:4])
+
+
+def test_model_noise_may_be_kept_to_the_labelled_images() -> None:
+    assert batch_of(model_noise=False).num_noised == 4
+    assert batch_of(model_noise=True).num_noised is None
+    assert Batches(fit_config(noise=NOISE), labelled(), None)(0).num_noised is None

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from noisystudent_core.config import OptimizerConfig, PseudoLabelConfig
+from noisystudent_core.noise.noise_layers import StochasticDepth
 from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.losses import Weighting
@@ -80,3 +81,31 @@ def test_loss_falls_on_one_batch_seen_again_and_again() -> None:
     floor = (0.25 * 0.2911) + (0.75 * 0.6390)  # entropies of the smoothed and of the teacher's targets
     assert losses[0] > 1.0
     assert floor - 0.01 < losses[-1] < 0.75
+
+
+def test_model_noise_kept_to_labelled_images_spares_the_others_in_the_same_forward_pass() -> None:
+    config = fit_config(
+        pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, model_noise=False), dropout=0.9, stochastic_depth=0.5
+    )
+    state, batches = loop.start(build(config), config), Batches(config, labelled(), pseudo_labelled())
+    for name, parameter in state.net.named_parameters():
+        if name.endswith("bn2.weight"):
+            torch.nn.init.ones_(parameter)  # 0 at first: a branch of zeros cannot be seen to be dropped
+    factors_B, features = [], []  # of the last branch; before and after dropout
+    depth = [module for module in state.net.modules() if isinstance(module, StochasticDepth)][-1]
+    depth.register_forward_hook(lambda _, inputs, output: factors_B.append(size_of(output) / size_of(inputs[0])))
+    classifier = state.net.get_submodule("net.fc")
+    classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]), prepend=True)
+    classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
+    for step in range(4):
+        train_step(state, batches(step), config.train, 0.01)
+        whole, dropped = features[-2:]
+        assert len(whole) == 16
+        assert torch.equal(dropped[4:], whole[4:])
+        assert ((dropped[:4] == 0) & (whole[:4] != 0)).any(1).all()
+    assert all((found[4:] == 1).all() for found in factors_B)
+    assert set(torch.stack(factors_B)[:, :4].round(decimals=3).flatten().tolist()) == {0.0, 2.0}
+
+
+def size_of(rows: torch.Tensor) -> torch.Tensor:
+    return rows.detach().flatten(1).abs().sum(1)
