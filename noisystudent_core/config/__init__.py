@@ -13,6 +13,7 @@ from noisystudent_core.config.run import (
 from noisystudent_core.config.settings import (
     EvaluateConfig,
     ExclusionsConfig,
+    ExecutionConfig,
     FitConfig,
     IngestConfig,
     InputNoise,
@@ -32,6 +33,7 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExclusionsConfig",
+    "ExecutionConfig",
     "FitConfig",
     "IngestConfig",
     "InputNoise",

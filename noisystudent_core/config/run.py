@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from noisystudent_core.config.settings import (
     EvaluateConfig,
     ExclusionsConfig,
+    ExecutionConfig,
     FitConfig,
     Fraction,
     IngestConfig,
@@ -89,6 +90,7 @@ class NoisyStudentConfig(Settings):
     baselines: bool = True  # each student's net fitted on the labelled images alone
     allow_smaller_student: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
+    execution: ExecutionConfig = ExecutionConfig()  # of every fit
 
     @model_validator(mode="after")
     def _mapping_names_classes(self) -> "NoisyStudentConfig":
@@ -188,6 +190,7 @@ class NoisyStudentConfig(Settings):
             pseudo_labels=pseudo_labels,
             class_names=self.data.class_names,
             seed=_seed(self.seed, role),
+            execution=self.execution,
         )
 
 

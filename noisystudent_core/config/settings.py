@@ -19,6 +19,9 @@ class StageSettings(Settings):
     stage: ClassVar[str]
     kind: ClassVar[str]  # of the artifact the stage writes
     version: ClassVar[int]  # raised whenever the same inputs give other bytes
+    not_in_key: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # fields that change how, never what: other values, same artifact
 
 
 class ModelConfig(Settings):
@@ -73,6 +76,13 @@ class TrainConfig(Settings):
     epochs: Annotated[float, Field(gt=0)] | None = 350
     steps: Annotated[int, Field(ge=1)] | None = None  # instead of epochs
     batch_size: Annotated[int, Field(ge=1)] = 2048  # labelled images a step
+    micro_batches: Annotated[int, Field(ge=1)] = 1  # a step's images are taken in so many equal goes, to save memory
+    shuffle_window: Annotated[int, Field(ge=1)] = 100_000  # images shuffled together; beyond them, whole parts are
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, float32 on a CPU
+    compile: bool = False  # torch.compile: minutes at the start, then faster steps on a GPU
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # the gradient's norm is cut to it
+    batch_norm: Literal["joint", "split"] = "joint"  # statistics over labelled and unlabelled images, or of each apart
+    sync_batch_norm: bool = False  # statistics over all GPUs of a fit
     loss_weighting: Literal["concat_mean", "sum_of_means", "per_labelled"] = "concat_mean"
     label_smoothing: Fraction = 0.1  # labelled images and hard pseudo labels
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -145,10 +155,21 @@ class ExclusionsConfig(StageSettings):
     stage, kind, version = "exclusions", "exclusions", 1
 
 
+class ExecutionConfig(Settings):
+    """How a fit is carried out; what comes out is the same, so that none of it enters the stage's key."""
+
+    data: Literal["auto", "resident", "streaming"] = "auto"  # auto: resident where the images fit into memory
+    num_workers: Annotated[int, Field(ge=0)] | None = None  # streaming: decoding processes; None: one a core
+    cache_dir: str | None = None  # streaming: a local folder that keeps parts read from a bucket
+    cache_bytes: Annotated[int, Field(ge=0)] = 100_000_000_000  # the oldest parts beyond it are dropped
+    state_every_steps: Annotated[int, Field(ge=1)] = 1000  # after which the state is saved, to go on from
+
+
 class FitConfig(StageSettings):
     """A model fitted on labelled images, and on pseudo-labelled ones where `pseudo_labels` is set."""
 
     stage, kind, version = "fit", "checkpoints", 2
+    not_in_key = frozenset({"execution"})
     num_classes: Annotated[int, Field(ge=2)]
     model: ModelConfig
     train: TrainConfig
@@ -156,6 +177,7 @@ class FitConfig(StageSettings):
     pseudo_labels: PseudoLabelConfig | None = None
     class_names: tuple[str, ...] | None = None  # kept in the checkpoint's config.json
     seed: int = 0
+    execution: ExecutionConfig = ExecutionConfig()
 
 
 class PredictConfig(StageSettings):

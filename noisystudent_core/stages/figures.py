@@ -7,29 +7,26 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import center_crop
 
 from noisystudent_core.config.settings import FitConfig, InputNoise
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
 from noisystudent_core.evaluation import figures
 from noisystudent_core.evaluation.figures import Group
 from noisystudent_core.events import Events, silent
 from noisystudent_core.noise.randaugment import DIALECTS, apply_op
-from noisystudent_core.training.batches import Batches
+from noisystudent_core.training.batches import Batches, num_images
 
 LEVELS = (5, 9, 27)
 NUM_LABELLED, NUM_PSEUDO_LABELLED = 16, 24  # images of the batch that are shown
 
 
-def show_noise(
-    config: FitConfig, labelled: LabelledImages, pseudo: PseudoLabelledImages | None, batches: Batches, events: Events
-) -> None:
+def show_noise(config: FitConfig, batches: Batches, events: Events) -> None:
     """Report the figures "noise-grid", unless nothing of the fit is under RandAugment, and "training-batch"."""
     if events is silent:
         return
     noises = [config.noise, config.pseudo_labels and config.pseudo_labels.noise]
     augmented = [noise for noise in noises if noise is not None and noise.num_ops]
     if augmented:
-        image = center_crop(labelled.images[:1], [config.model.resolution_px] * 2).cpu()
+        image = center_crop(batches.untouched(), [config.model.resolution_px] * 2).cpu()
         _report(events, "noise-grid", _noise_grid(image, augmented[0]))
-    _report(events, "training-batch", _training_batch(config, labelled, pseudo, batches))
+    _report(events, "training-batch", _training_batch(config, batches))
 
 
 def _report(events: Events, name: str, png: bytes) -> None:
@@ -61,24 +58,18 @@ def _noise_grid(image: Tensor, noise: InputNoise) -> bytes:
     return figures.noise_grid(f"RandAugment, {noise.dialect} dialect", subtitle, list(dialect.rules), rows)
 
 
-def _training_batch(
-    config: FitConfig, labelled: LabelledImages, pseudo: PseudoLabelledImages | None, batches: Batches
-) -> bytes:
-    first, first_pseudo = batches.first(NUM_LABELLED, NUM_PSEUDO_LABELLED)
-    groups = [
-        Group(
-            heading=f"Labelled: {len(first.rows)} of {config.train.batch_size}",
-            images=first.images,
-            captions=_class_names(config, labelled.labels[first.rows]),
-        )
-    ]
-    if pseudo is not None and first_pseudo is not None and config.pseudo_labels is not None:
-        confidences, labels = pseudo.probabilities[first_pseudo.rows].max(1)
-        num_pseudo = round(config.train.batch_size * config.pseudo_labels.unlabelled_ratio)
+def _training_batch(config: FitConfig, batches: Batches) -> bytes:
+    (images, labels), unlabelled = batches.first(NUM_LABELLED, NUM_PSEUDO_LABELLED)
+    num_labelled, num_unlabelled = num_images(config)
+    heading = f"Labelled: {len(images)} of {num_labelled}"
+    groups = [Group(heading=heading, images=images, captions=_class_names(config, labels))]
+    if unlabelled is not None:
+        images, probabilities = unlabelled
+        confidences, labels = probabilities.max(1)
         groups.append(
             Group(
-                heading=f"Pseudo-labelled: {len(labels)} of {num_pseudo}, with the teacher's confidence",
-                images=first_pseudo.images,
+                heading=f"Pseudo-labelled: {len(images)} of {num_unlabelled}, with the teacher's confidence",
+                images=images,
                 captions=_class_names(config, labels),
                 notes=[f"{confidence:.0%}" for confidence in confidences.tolist()],
             )

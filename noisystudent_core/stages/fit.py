@@ -43,8 +43,8 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events) -> Writ
         return {f"validation/{metric}": value for metric, value in accuracy.run(averaged, validation)}
 
     state = loop.start(Normalised(net).to(device()), config)
-    batches = Batches(config, labelled, pseudo)
-    show_noise(config, labelled, pseudo, batches, events)
+    batches = Batches.resident(config, labelled, pseudo)
+    show_noise(config, batches, events)
     history = loop.fit(state, config, batches, len(labelled.labels), validate, events)
     facts = {
         "num_steps": state.step,

@@ -117,7 +117,7 @@ def content_digest(parts: tuple[Part, ...]) -> str:
 
 def stage_key(config: StageSettings, input_digests: Mapping[str, str]) -> str:
     """The name of a stage's artifact: stage, version, settings, and the content digests of its inputs."""
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude=set(config.not_in_key))
     return digest_of([config.stage, config.version, settings, dict(input_digests)])
 
 

@@ -1,6 +1,6 @@
-"""From resident images to the noised batch of a step."""
+"""From two streams of images to the noised batch of a step."""
 
-from typing import NamedTuple
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -8,69 +8,93 @@ from torch import Tensor
 from noisystudent_core.config.settings import FitConfig
 from noisystudent_core.data.mixing import Order, image_seeds
 from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
+from noisystudent_core.data.streams import ResidentStream, Share, Stream
 from noisystudent_core.noise.input_noise import InputNoiser
 from noisystudent_core.training.losses import harden, sharpen
 from noisystudent_core.training.step import Batch
 
-
-class Seen(NamedTuple):
-    """Images as the model sees them, uint8 [N, 3, S, S], and their rows in the set they come from, int64 [N]."""
-
-    images: Tensor
-    rows: Tensor
+Seen = tuple[Tensor, Tensor]  # images as the model sees them, uint8 [N, 3, S, S], and what is known of them
 
 
 class Batches:
-    """`batches(step)` draws, joins and noises a step's images; the same for equal seeds and steps on any machine."""
+    """`batches(step)` joins and noises a step's images; the same for equal seeds and steps on any machine."""
 
-    def __init__(self, config: FitConfig, labelled: LabelledImages, pseudo: PseudoLabelledImages | None) -> None:
-        self._labelled, self._pseudo = labelled, pseudo
+    def __init__(
+        self, config: FitConfig, labelled: Stream, unlabelled: Stream | None, share: Share | None = None
+    ) -> None:
+        self._config, self._share = config, share or Share()
+        self._labelled, self._unlabelled = labelled, unlabelled
+        self._num_labelled, self._num_unlabelled = num_images(config)
         self._noiser = self._pseudo_noiser = InputNoiser(config.noise, config.model.resolution_px)
-        self._seed, self._num_noised = config.seed, None
-        size = config.train.batch_size
-        self._labelled_order = Order(len(labelled.labels), size, config.seed)
-        if pseudo is not None and config.pseudo_labels is not None:
-            self._targets = _targets(config, pseudo.probabilities)
-            num_unlabelled = round(size * config.pseudo_labels.unlabelled_ratio)
-            self._pseudo_order = Order(len(pseudo.images), num_unlabelled, config.seed + 1, pseudo.copies)
-            self._num_noised = None if config.pseudo_labels.model_noise else size
-            if config.pseudo_labels.noise is not None:
-                self._pseudo_noiser = InputNoiser(config.pseudo_labels.noise, config.model.resolution_px)
+        if config.pseudo_labels is not None and config.pseudo_labels.noise is not None:
+            self._pseudo_noiser = InputNoiser(config.pseudo_labels.noise, config.model.resolution_px)
+
+    @classmethod
+    def resident(
+        cls,
+        config: FitConfig,
+        labelled: LabelledImages,
+        unlabelled: PseudoLabelledImages | None,
+        share: Share | None = None,
+    ) -> Self:
+        """Batches of images that lie in memory."""
+        share = share or Share()
+        num_labelled, num_unlabelled = num_images(config)
+        order = Order(len(labelled.labels), num_labelled, config.seed)
+        stream = ResidentStream(labelled.images, labelled.labels, order, share)
+        if unlabelled is None:
+            return cls(config, stream, None, share)
+        order = Order(len(unlabelled.images), num_unlabelled, config.seed + 1, unlabelled.copies)
+        return cls(config, stream, ResidentStream(unlabelled.images, unlabelled.probabilities, order, share), share)
 
     def __call__(self, step: int) -> Batch:
-        """The batch of step `step`, counted from 0."""
-        labelled = self._labelled_order.batch(step)
-        images, labels = self._labelled.images[labelled], self._labelled.labels[labelled]
-        if self._pseudo is None:
-            return Batch(self._noiser(images, self._seeds(step, len(images))), labels, None)
-        pseudo = self._pseudo_order.batch(step)
-        images = self._noised(images, self._pseudo.images[pseudo], step)
-        return Batch(images, labels, self._targets[pseudo], self._num_noised)
+        """This process's share of the batch of step `step`, counted from 0."""
+        images, labels = self._labelled.batch(step)
+        seeds_L, seeds_U = self._seeds(step, images.device)
+        if self._unlabelled is None or self._config.pseudo_labels is None:
+            return Batch(self._noiser(images, seeds_L), labels, None)
+        unlabelled, probabilities = self._unlabelled.batch(step)
+        noised = self._noised(images, unlabelled, seeds_L, seeds_U)
+        num_noised = None if self._config.pseudo_labels.model_noise else len(labels)
+        return Batch(noised, labels, targets(self._config, probabilities), num_noised)
+
+    def untouched(self) -> Tensor:
+        """The first labelled image of step 0 without noise, uint8 [1, 3, R, R]."""
+        return self._labelled.batch(0)[0][:1]
 
     def first(self, num_labelled: int, num_unlabelled: int) -> tuple[Seen, Seen | None]:
-        """The first labelled and pseudo-labelled images of step 0, at no more work than they are worth."""
-        labelled = self._labelled_order.batch(0)
-        rows = labelled[:num_labelled]
-        seen = Seen(self._noiser(self._labelled.images[rows], self._seeds(0, len(rows))), rows)
-        if self._pseudo is None:
+        """The first labelled and pseudo-labelled images of step 0, noised at no more work than they are worth."""
+        images, labels = (found[:num_labelled] for found in self._labelled.batch(0))
+        seeds_L, seeds_U = self._seeds(0, images.device)
+        seen = self._noiser(images, seeds_L[: len(images)]), labels
+        if self._unlabelled is None:
             return seen, None
-        rows = self._pseudo_order.batch(0)[:num_unlabelled]
-        seeds = self._seeds(0, len(labelled) + len(rows))[len(labelled) :]
-        return seen, Seen(self._pseudo_noiser(self._pseudo.images[rows], seeds), rows)
+        images, probabilities = (found[:num_unlabelled] for found in self._unlabelled.batch(0))
+        return seen, (self._pseudo_noiser(images, seeds_U[: len(images)]), probabilities)
 
-    def _noised(self, labelled: Tensor, unlabelled: Tensor, step: int) -> Tensor:
+    def _noised(self, labelled: Tensor, unlabelled: Tensor, seeds_L: Tensor, seeds_U: Tensor) -> Tensor:
         """Both kinds of images in one batch, each noised as its kind is and by its place there."""
-        seeds = self._seeds(step, len(labelled) + len(unlabelled))
         if self._pseudo_noiser is self._noiser:
-            return self._noiser(torch.cat([labelled, unlabelled]), seeds)
-        seeds_L, seeds_U = seeds[: len(labelled)], seeds[len(labelled) :]
+            return self._noiser(torch.cat([labelled, unlabelled]), torch.cat([seeds_L, seeds_U]))
         return torch.cat([self._noiser(labelled, seeds_L), self._pseudo_noiser(unlabelled, seeds_U)])
 
-    def _seeds(self, step: int, num_images: int) -> Tensor:
-        return image_seeds(self._seed, step, num_images).to(self._labelled.images.device)
+    def _seeds(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """A seed for each image of this process's share, by its place in the whole batch."""
+        seeds = image_seeds(self._config.seed, step, self._num_labelled + self._num_unlabelled)
+        shares = (self._share.of(part) for part in seeds.split([self._num_labelled, self._num_unlabelled]))
+        labelled, unlabelled = (part.to(device, non_blocking=True) for part in shares)
+        return labelled, unlabelled
 
 
-def _targets(config: FitConfig, probabilities: Tensor) -> Tensor:
+def num_images(config: FitConfig) -> tuple[int, int]:
+    """Labelled and unlabelled images of a whole step, over all processes."""
+    if config.pseudo_labels is None:
+        return config.train.batch_size, 0
+    return config.train.batch_size, round(config.train.batch_size * config.pseudo_labels.unlabelled_ratio)
+
+
+def targets(config: FitConfig, probabilities: Tensor) -> Tensor:
+    """What a student learns of its teacher's distributions float32 [U, C]: soft or hard labels."""
     assert config.pseudo_labels is not None
     if config.pseudo_labels.labels == "hard":
         return harden(probabilities, config.train.label_smoothing)

@@ -72,7 +72,7 @@ def shown(told: Told) -> dict[str, bytes]:
 
 def show(config: FitConfig, labelled: LabelledImages, pseudo: PseudoLabelledImages | None) -> dict[str, bytes]:
     told = Told([])
-    show_noise(config, labelled, pseudo, Batches(config, labelled, pseudo), told)
+    show_noise(config, Batches.resident(config, labelled, pseudo), told)
     return shown(told)
 
 
@@ -81,7 +81,9 @@ def test_grid_has_every_operation_of_the_fit_s_dialect(
     labelled: LabelledImages, drawn: Mapping[str, Any], dialect: str
 ) -> None:
     noise = LOUD.model_copy(update={"dialect": dialect})
-    png = show(noised(FIT, noise), labelled, None)["noise-grid"]
+    config = noised(FIT, noise)
+    png = show(config, labelled, None)["noise-grid"]
+    image = Batches.resident(config, labelled, None).untouched()
     assert Image.open(io.BytesIO(png)).format == "PNG"
     title, subtitle, operations, rows = drawn["noise_grid"]
     assert dialect in title
@@ -89,17 +91,19 @@ def test_grid_has_every_operation_of_the_fit_s_dialect(
     assert operations == list(DIALECTS[dialect].rules)
     last = "level 27 as 10" if dialect == "timm" else "level 27"
     assert list(rows) == ["untouched", "level 5", "level 9", last]
-    assert torch.equal(rows["untouched"], labelled.images[:1].expand(len(operations), -1, -1, -1))
+    assert torch.equal(rows["untouched"], image.expand(len(operations), -1, -1, -1))
     constants = {"dialect": dialect, "translate_const": 12, "cutout_const": 6}
     for level, images in zip((5, 9, 27), list(rows.values())[1:], strict=True):
-        for name, image in zip(operations, images, strict=True):
-            assert torch.equal(image, apply_op(labelled.images[:1], name, level, **constants)[0])
+        for name, noised_image in zip(operations, images, strict=True):
+            assert torch.equal(noised_image, apply_op(image, name, level, **constants)[0])
 
 
 def test_grid_is_of_an_image_as_large_as_the_model_s(labelled: LabelledImages, drawn: Mapping[str, Any]) -> None:
     wide = LabelledImages(torch.nn.functional.pad(labelled.images, (4, 4, 4, 4)), labelled.labels)
-    show(noised(FIT, LOUD.model_copy(update={"crop": "resized"})), wide, None)
-    assert torch.equal(drawn["noise_grid"][3]["untouched"][0], labelled.images[0])
+    config = noised(FIT, LOUD.model_copy(update={"crop": "resized"}))
+    show(config, wide, None)
+    image = Batches.resident(config, labelled, None).untouched()
+    assert torch.equal(drawn["noise_grid"][3]["untouched"][0], image[0])
 
 
 @pytest.mark.parametrize(
@@ -121,7 +125,7 @@ def test_batch_is_the_first_that_the_model_sees(
 ) -> None:
     config = noised(STUDENT, noise, pseudo_noise)
     assert list(show(config, labelled, pseudo)) == names
-    batch = Batches(config, labelled, pseudo)(0)
+    batch = Batches.resident(config, labelled, pseudo)(0)
     assert batch.images.shape == (60, 3, 32, 32)  # 6 labelled ones and 9 times as many pseudo-labelled ones
     _, _, (first, second) = drawn["training_batch"]
     assert torch.equal(first.images, batch.images[:6])
@@ -146,7 +150,7 @@ def test_classes_without_names_are_numbers(labelled: LabelledImages, drawn: Mapp
 
 
 def test_nothing_is_drawn_where_nobody_listens(labelled: LabelledImages, drawn: Mapping[str, Any]) -> None:
-    show_noise(FIT, labelled, None, Batches(FIT, labelled, None), silent)
+    show_noise(FIT, Batches.resident(FIT, labelled, None), silent)
     assert drawn == {}
 
 

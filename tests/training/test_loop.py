@@ -28,7 +28,7 @@ def run(
 ) -> tuple[TrainState, loop.History]:
     state = loop.start(build(config), config)
     pseudo = None if config.pseudo_labels is None else pseudo_labelled()
-    history = loop.fit(state, config, Batches(config, labelled(), pseudo), 12, validate, events)
+    history = loop.fit(state, config, Batches.resident(config, labelled(), pseudo), 12, validate, events)
     return state, history
 
 
@@ -110,7 +110,7 @@ def test_finished_state_takes_no_step_more() -> None:
     config = fit_config()
     state, _ = run(config)
     before = weights(state)
-    history = loop.fit(state, config, Batches(config, labelled(), None), 12, lambda net: {}, silent)
+    history = loop.fit(state, config, Batches.resident(config, labelled(), None), 12, lambda net: {}, silent)
     assert (history.rows, weights(state)) == ([], before)
 
 

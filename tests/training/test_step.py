@@ -17,7 +17,7 @@ STUDENT = fit_config(pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3), label_
 
 
 def start() -> tuple[TrainState, Batch]:
-    return loop.start(build(STUDENT), STUDENT), Batches(STUDENT, labelled(), pseudo_labelled())(0)
+    return loop.start(build(STUDENT), STUDENT), Batches.resident(STUDENT, labelled(), pseudo_labelled())(0)
 
 
 def test_step_moves_the_weights_against_the_gradient_once() -> None:
@@ -70,7 +70,9 @@ def test_losses_are_reported_apart_and_weighed_as_told(weighting: Weighting) -> 
 
 def test_fit_on_labelled_images_alone_has_one_loss() -> None:
     config = fit_config()
-    losses = train_step(loop.start(build(config), config), Batches(config, labelled(), None)(0), config.train, 0.1)
+    losses = train_step(
+        loop.start(build(config), config), Batches.resident(config, labelled(), None)(0), config.train, 0.1
+    )
     assert losses.unlabelled is None
     assert losses.total is losses.labelled
 
@@ -87,7 +89,7 @@ def test_model_noise_kept_to_labelled_images_spares_the_others_in_the_same_forwa
     config = fit_config(
         pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, model_noise=False), dropout=0.9, stochastic_depth=0.5
     )
-    state, batches = loop.start(build(config), config), Batches(config, labelled(), pseudo_labelled())
+    state, batches = loop.start(build(config), config), Batches.resident(config, labelled(), pseudo_labelled())
     for name, parameter in state.net.named_parameters():
         if name.endswith("bn2.weight"):
             torch.nn.init.ones_(parameter)  # 0 at first: a branch of zeros cannot be seen to be dropped
