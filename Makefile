@@ -35,6 +35,7 @@ test: setup  ## run the tests, and name those that were skipped
 
 bench: setup  ## measure what takes minutes: speed, on an otherwise idle machine
 	@$(BIN)/python -m benchmarks.noise
+	@$(BIN)/python -m benchmarks.training
 
 lint: setup  ## what CI checks beside the tests: style, types, import rules, the lock
 	$(BIN)/ruff check

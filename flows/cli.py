@@ -139,7 +139,7 @@ def list_recipes(context: typer.Context) -> None:
     """List the recipes, or show one."""
     if context.invoked_subcommand is None:
         for name, recipe in RECIPES.items():
-            typer.echo(f"{name:12s} {(recipe.__doc__ or '').splitlines()[0]}")
+            typer.echo(f"{name:22s} {(recipe.__doc__ or '').splitlines()[0]}")
 
 
 @recipes_app.command("show")

@@ -8,7 +8,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from noisystudent_core.config import NoisyStudentConfig
 from noisystudent_core.recipes import configure
 from tasks.evaluate import measure, summarise
-from tasks.fit import fit
+from tasks.fit import fit_baselines, fit_selector, fit_student, fit_teacher
 from tasks.predict import label
 from tasks.prepare import exclusions, prepare_all
 from tasks.publish import publish
@@ -78,24 +78,18 @@ def noisy_student(
 def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
     """Algorithm 1; every line submits, and what waits is only what the paper lets wait."""
     data = prepare_all(config, run)
-    labelled, validation, images = data["labelled"], data["validation"], data["unlabelled"]
 
     # 1. a teacher, noised, on labelled images; beside it each student's net on the same, for comparison
-    teacher = fit.submit("teacher", config.fit_teacher(), labelled, validation, run, iteration=0)
-    baselines = {
-        i: fit.submit(f"baseline {i}", config.fit_baseline(i), labelled, validation, run, iteration=i)
-        for i in config.baseline_iterations
-    }
+    teacher = fit_teacher(data, config, run)
+    baselines = fit_baselines(data, config, run)
     models = [measure(0, teacher, None, data, config, run)]
-    selection = filter_and_balance(teacher, data, config, run)
-    selected = {"images": images, "selection": selection}
+    selected = {"images": data["unlabelled"], "selection": filter_and_balance(teacher, data, config, run)}
 
     for i in config.student_iterations:
         # 2. the teacher, not noised, labels the selected images
         pseudo = label(f"teacher {i}", config.teach(i), {"checkpoint": teacher, **selected}, run, i)
         # 3. an equal-or-larger student, noised, on labelled and pseudo-labelled images
-        pseudo_labelled = {**selected, "predictions": pseudo}
-        student = fit.submit(f"student {i}", config.fit_student(i), labelled, validation, run, pseudo_labelled, i)
+        student = fit_student(i, teacher, {**selected, "predictions": pseudo}, data, config, run)
         models.append(measure(i, student, baselines.get(i), data, config, run))
         teacher = student  # 4. go to 2
 
@@ -108,9 +102,7 @@ def filter_and_balance(teacher: Ref, data: dict[str, Ref], config: NoisyStudentC
     """Section 2, "Other Techniques", once for all students: the selector's confident images, as many of each class."""
     evaluation = {name: images for name, images in data.items() if name in ("validation", "test")}
     excluded = exclusions.submit({"unlabelled": data["unlabelled"], **evaluation}, config, run)
-    selector = teacher
-    if (own := config.fit_selector()) is not None:
-        selector = fit.submit("selector", own, data["labelled"], data["validation"], run)
+    selector = fit_selector(teacher, data, config, run)
     settings = config.predict("label")
     inputs = {
         "predictions": label("selector", settings, {"checkpoint": selector, "images": data["unlabelled"]}, run),

@@ -12,6 +12,8 @@ NoisyStudentError
 │   └── ManifestVersionError          the manifest was written by a newer version
 ├── RootError (OSError)               the root cannot be reached or written
 ├── NonFiniteLossError (ArithmeticError)   training diverged
+├── DeviceMemoryError (RuntimeError)       a step does not fit into memory
+├── InterruptedFitError (RuntimeError)     a fit was asked to stop and saved its state
 └── WorkerDiedError (RuntimeError)    a child process died or fell silent
 
 The first words of a message give the value, then the limit, then the remedy.
@@ -72,6 +74,16 @@ class RootError(NoisyStudentError, OSError):
 
 class NonFiniteLossError(NoisyStudentError, ArithmeticError):
     """The training loss is no longer a finite number."""
+
+
+class DeviceMemoryError(NoisyStudentError, RuntimeError):
+    """A step does not fit into the device's memory; it would not the next time either."""
+
+
+class InterruptedFitError(NoisyStudentError, RuntimeError):
+    """A fit was asked to stop and saved its state, from which trying again goes on."""
+
+    retryable = True
 
 
 class WorkerDiedError(NoisyStudentError, RuntimeError):

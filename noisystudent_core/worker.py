@@ -3,12 +3,11 @@
 Requests arrive as JSON lines on standard input: {"call", "config", "inputs", "root", "arguments"}. Events leave as JSON
 lines on the standard output's descriptor, each request's last one being {"event": "result"} or {"event": "error"};
 whatever else is printed goes to standard error. The process ends with its parent: on a closed input, and by signal.
+After a SIGTERM a fit saves its state first.
 """
 
-import ctypes
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,17 +16,17 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TextIO
 
-from noisystudent_core import stages
+from noisystudent_core import interruption, stages
 from noisystudent_core.config import NoisyStudentConfig, settings
 from noisystudent_core.storage.manifest import Manifest
-
-PR_SET_PDEATHSIG = 1
 
 CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "check": (NoisyStudentConfig, stages.check),
     "prepare": (settings.PrepareConfig, stages.prepare),
     "exclusions": (settings.ExclusionsConfig, stages.exclusions),
     "fit": (settings.FitConfig, stages.fit),
+    "fix_resolution": (settings.FixResolutionConfig, stages.fix_resolution),
+    "adopt": (settings.AdoptConfig, stages.adopt),
     "plan_predictions": (settings.PredictConfig, stages.plan_predictions),
     "predict_group": (settings.PredictConfig, stages.predict_group),
     "predict": (settings.PredictConfig, stages.predict),
@@ -40,7 +39,8 @@ def main() -> None:
     """Serve requests until the input closes."""
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # a library that prints does not disturb the events
-    _die_with_parent()
+    interruption.die_with_parent()
+    interruption.listen()
     _say(events, "ready")
     for request in _requests():
         try:
@@ -73,12 +73,6 @@ def _requests() -> Iterator[dict[str, Any]]:
     Thread(target=read, daemon=True).start()
     while True:
         yield queue.get()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent dies; elsewhere the closed input serves alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

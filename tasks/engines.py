@@ -21,6 +21,7 @@ from noisystudent_core.events import Events, silent
 from noisystudent_core.storage.manifest import Inputs
 
 SILENCE_S = float(os.environ.get("NOISY_STUDENT_WORKER_SILENCE_S", "1800"))  # a worker silent for longer is ended
+STOP_S = 8.0  # that a fit has to save its state when its run ends before it
 LAST_LINES = 15  # of a dead worker's standard error, shown with its death
 
 # OpenMP threads that wait by spinning lose most of their speed as soon as a core is shared with anything else
@@ -105,9 +106,12 @@ class _Slot:
             raise
 
     def stop(self) -> None:
-        """End the worker; a stage in it loses its unfinished parts only."""
+        """End the worker: a fit may save its state, other stages lose their unfinished parts only."""
         process, self._process = self._process, None
         if process is not None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_S)
             process.kill()
             process.wait()
 

@@ -211,9 +211,9 @@ CASES: dict[str, tuple[Callable[[World], Any], type[Exception], list[str]]] = {
         ["'resnt18'", "similar: ", "resnet18"],
     ),
     "magnitude beyond the dialect": (
-        lambda w: checked(run_of(teacher__noise__magnitude=31)),
+        lambda w: checked(run_of(teacher__noise__magnitude=31, teacher__noise__dialect="torchvision")),
         errors.ConfigurationError,
-        ["level=31", "[0, 30]", "'torchvision'"],
+        ["magnitude=31", "[0, 30]", "'torchvision'"],
     ),
     "checkpoint of other classes": (
         lambda w: evaluated(w, w.checkpoint(num_classes=4)),

@@ -1,15 +1,19 @@
 """The child process by itself, spoken to in its own protocol: whatever a stage prints, events stay readable."""
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from noisystudent_core import stages, worker
 from noisystudent_core.recipes import digits
+from noisystudent_core.storage.manifest import Artifact
+from tests.stages.small import FIT, Small
 
 # the real worker, with two calls more
 SCRIPT = """
@@ -42,11 +46,18 @@ class Child:
 
     def ask(self, call: str, request: dict[str, Any] = REQUEST, **arguments: Any) -> list[dict[str, Any]]:
         """Every event of a request, the last one its result or error."""
+        self.tell(call, request, **arguments)
+        return self.hear_until("result", "error")
+
+    def tell(self, call: str, request: dict[str, Any], **arguments: Any) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({**request, "call": call, "arguments": arguments}) + "\n")
         self.process.stdin.flush()
+
+    def hear_until(self, *last: str) -> list[dict[str, Any]]:
+        """Events up to the first of these."""
         events = [self.hear()]
-        while events[-1]["event"] not in ("result", "error"):
+        while events[-1]["event"] not in last:
             events.append(self.hear())
         return events
 
@@ -90,6 +101,27 @@ def test_a_setting_that_is_no_setting_is_an_error(child: Child) -> None:
     assert (event["event"], event["type"]) == ("error", "ValidationError")
 
 
+def test_after_a_sigterm_a_fit_saves_its_state_and_the_worker_goes_on(
+    child: Child, write_sources: Callable[[str], dict[str, str]], tmp_path: Path
+) -> None:
+    small = Small(str(tmp_path))
+    data = small.prepare_all(write_sources(small.root))
+    inputs = {"labelled": data["labelled"], "validation": data["validation"]}
+    config = FIT.model_copy(update={"train": FIT.train.model_copy(update={"steps": 200})})
+    request = {"config": config.model_dump(mode="json"), "inputs": inputs, "root": small.root}
+    child.tell("fit", request)
+    child.hear_until("progress")
+    child.process.send_signal(signal.SIGTERM)
+    *_, error = child.hear_until("error")
+    assert error["type"] == "InterruptedFitError"
+    assert len(list(tmp_path.glob("state/*/*.safetensors"))) == 1
+    *events, result = child.ask("fit", request)
+    assert result["event"] == "result"
+    assert next(event["text"] for event in events if event["event"] == "message").startswith("going on after step")
+    alone = stages.fit(config, inputs, str(tmp_path / "alone"))
+    assert Artifact.open(f"{small.root}/checkpoints/{alone.key}").manifest.num_rows == alone.num_rows
+
+
 def test_worker_ends_with_its_input(child: Child) -> None:
     out, err = child.process.communicate(timeout=10)  # closes the input
     assert child.process.returncode == 0
@@ -101,3 +133,11 @@ def test_worker_ends_with_its_input(child: Child) -> None:
 
 def test_every_stage_can_be_called() -> None:
     assert set(worker.CALLS) == set(stages.__all__)
+
+
+def test_an_idle_worker_ends_with_a_sigterm() -> None:
+    child = Child()
+    assert child.hear() == {"event": "ready"}
+    child.process.send_signal(signal.SIGTERM)
+    assert child.process.wait(10) == 128 + signal.SIGTERM
+    child.process.communicate()

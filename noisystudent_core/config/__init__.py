@@ -11,10 +11,12 @@ from noisystudent_core.config.run import (
     Sources,
 )
 from noisystudent_core.config.settings import (
+    AdoptConfig,
     EvaluateConfig,
     ExclusionsConfig,
     ExecutionConfig,
     FitConfig,
+    FixResolutionConfig,
     IngestConfig,
     InputNoise,
     ModelConfig,
@@ -22,6 +24,7 @@ from noisystudent_core.config.settings import (
     PredictConfig,
     PrepareConfig,
     PseudoLabelConfig,
+    ResolutionFix,
     SelectConfig,
     StageSettings,
     TeacherNoise,
@@ -30,11 +33,13 @@ from noisystudent_core.config.settings import (
 
 __all__ = [
     "SPLITS",
+    "AdoptConfig",
     "DataConfig",
     "EvaluateConfig",
     "ExclusionsConfig",
     "ExecutionConfig",
     "FitConfig",
+    "FixResolutionConfig",
     "IngestConfig",
     "InputNoise",
     "IterationConfig",
@@ -45,6 +50,7 @@ __all__ = [
     "PredictConfig",
     "PrepareConfig",
     "PseudoLabelConfig",
+    "ResolutionFix",
     "SelectConfig",
     "SelectionConfig",
     "Sources",

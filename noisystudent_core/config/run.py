@@ -3,13 +3,15 @@
 import hashlib
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from noisystudent_core.config.settings import (
+    Balance,
     EvaluateConfig,
     ExclusionsConfig,
     ExecutionConfig,
     FitConfig,
+    FixResolutionConfig,
     Fraction,
     IngestConfig,
     InputNoise,
@@ -17,6 +19,7 @@ from noisystudent_core.config.settings import (
     PredictConfig,
     PrepareConfig,
     PseudoLabelConfig,
+    ResolutionFix,
     SelectConfig,
     Settings,
     TeacherNoise,
@@ -58,12 +61,35 @@ class LearnerConfig(Settings):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     noise: InputNoise = InputNoise()
+    fix_resolution: ResolutionFix | None = None  # after the fit; None: evaluated at the resolution it was fitted at
+    # given, it is not fitted: the URL of a finished checkpoint, or "pretrained" for the weights that `model` names
+    checkpoint: str | None = None
+
+    @model_validator(mode="after")
+    def _weights_to_take(self) -> "LearnerConfig":
+        if self.checkpoint == "pretrained" and not self.model.pretrained and self.model.weights is None:
+            raise ValueError('checkpoint="pretrained": model names no weights; set model.pretrained or model.weights')
+        return self
 
 
 class IterationConfig(LearnerConfig):
     """One student: a learner, and how it uses its teacher's labels."""
 
     pseudo_labels: PseudoLabelConfig = PseudoLabelConfig()
+    warm_start: bool = False  # from its teacher's weights instead of fresh ones (appendix, study 8); of equal nets only
+    # given, pseudo labels alone are learnt by `train`, then labelled images alone by this (appendix, study 6)
+    finetune: TrainConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "IterationConfig":
+        if self.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint={self.checkpoint!r}: a student is always fitted; make it the teacher, or begin with its "
+                "weights by model.weights"
+            )
+        if self.warm_start and (self.model.pretrained or self.model.weights is not None):
+            raise ValueError("warm_start=True and published weights in model: two beginnings; keep one of them")
+        return self
 
 
 class SelectionConfig(Settings):
@@ -71,8 +97,14 @@ class SelectionConfig(Settings):
 
     threshold: Fraction = 0.3
     num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
-    balance: Literal["uniform", "labelled_prior"] | dict[int, Annotated[int, Field(ge=1)]] = "uniform"
+    balance: Balance = "uniform"
     max_copies: Annotated[int, Field(ge=1)] | None = None
+
+
+class DebugConfig(Settings):
+    """Checks of a set-up, for the first minutes with a new data set or net."""
+
+    overfit_one_batch: bool = False  # every fit sees its first batch again and again: the loss must fall to its floor
 
 
 class NoisyStudentConfig(Settings):
@@ -91,12 +123,21 @@ class NoisyStudentConfig(Settings):
     allow_smaller_student: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
     execution: ExecutionConfig = ExecutionConfig()  # of every fit
+    debug: DebugConfig = DebugConfig()
 
     @model_validator(mode="after")
     def _mapping_names_classes(self) -> "NoisyStudentConfig":
         wrong = [c for c in _mapping(self.selection.balance) if not 0 <= c < self.data.num_classes]
         if wrong:
             raise ValueError(f"balance names class {wrong[0]}: classes are 0 to {self.data.num_classes - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_without_contradiction(self) -> "NoisyStudentConfig":
+        try:
+            self.fits()
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         return self
 
     @property
@@ -146,11 +187,51 @@ class NoisyStudentConfig(Settings):
     def fit_student(self, iteration: int) -> FitConfig:
         """The fit of student `iteration`, counted from 1."""
         student = self.iterations[iteration - 1]
+        if student.finetune is not None:
+            alone = student.train.model_copy(update={"loss_weighting": "unlabelled_only"})
+            student = student.model_copy(update={"train": alone})
         return self._fit(student, f"student {iteration}", student.pseudo_labels)
+
+    def fit_finetune(self, iteration: int) -> FitConfig | None:
+        """The fit on labelled images that goes on from student `iteration`; None where it learns both kinds jointly."""
+        student = self.iterations[iteration - 1]
+        if student.finetune is None:
+            return None
+        return self._fit(student.model_copy(update={"train": student.finetune}), f"student {iteration}, fine-tuned")
 
     def fit_baseline(self, iteration: int) -> FitConfig:
         """The same net as student `iteration`, on the labelled images alone, as long as its student sees them."""
         return self._fit(self.iterations[iteration - 1], "baseline")
+
+    def fix_resolution(self, iteration: int) -> FixResolutionConfig | None:
+        """The short fit at a larger resolution that follows the fit of model `iteration`, 0 being the teacher."""
+        learner = (self.teacher, *self.iterations)[iteration]
+        if (fix := learner.fix_resolution) is None:
+            return None
+        size = {"resolution_px": fix.resolution_px, "crop_fraction": fix.crop_fraction}
+        return FixResolutionConfig(
+            num_classes=self.data.num_classes,
+            model=learner.model.model_copy(update=size),
+            train=fix.train,
+            noise=InputNoise(num_ops=0, crop="none", flip=False),
+            class_names=self.data.class_names,
+            seed=_seed(self.seed, f"resolution {iteration}"),
+            execution=self.execution,
+            frozen_share=fix.frozen_share,
+        )
+
+    def fits(self) -> list[FitConfig]:
+        """Every fit of the run, resolutions fixed included."""
+        found: list[FitConfig | None] = []
+        if self.teacher.checkpoint is None:
+            found.append(self.fit_teacher())
+        if self.selector != "teacher" and self.selector.checkpoint is None:
+            found.append(self.fit_selector())
+        for number in self.student_iterations:
+            found += [self.fit_student(number), self.fit_finetune(number)]
+        found += map(self.fit_baseline, self.baseline_iterations)
+        found += map(self.fix_resolution, range(len(self.iterations) + 1))
+        return [fit for fit in found if fit is not None]
 
     def predict(self, keep: Literal["label", "distribution"]) -> PredictConfig:
         """Settings of a labelling pass without noise, as the selector's is."""
@@ -191,6 +272,7 @@ class NoisyStudentConfig(Settings):
             class_names=self.data.class_names,
             seed=_seed(self.seed, role),
             execution=self.execution,
+            overfit_one_batch=self.debug.overfit_one_batch,
         )
 
 

@@ -4,7 +4,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from noisystudent_core.config.shares import check_shares, num_processes
+
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+# of the selected images of each class: the same, the labelled images' shares, all there are once, or as many as mapped
+Balance = Literal["uniform", "labelled_prior", "none"] | dict[int, Annotated[int, Field(ge=1)]]
 
 
 class Settings(BaseModel):
@@ -19,9 +23,8 @@ class StageSettings(Settings):
     stage: ClassVar[str]
     kind: ClassVar[str]  # of the artifact the stage writes
     version: ClassVar[int]  # raised whenever the same inputs give other bytes
-    not_in_key: ClassVar[frozenset[str]] = (
-        frozenset()
-    )  # fields that change how, never what: other values, same artifact
+    resumes: ClassVar[bool] = False  # a long stage: done by one run at a time, goes on where an interrupted one was
+    not_in_key: ClassVar[frozenset[str]] = frozenset()  # fields that say how, never what
 
 
 class ModelConfig(Settings):
@@ -54,7 +57,9 @@ class InputNoise(Settings):
     crop: Literal["resized", "translate", "none"] = "resized"  # a random box; the whole image moved; as in evaluation
     crop_min_area: Annotated[float, Field(gt=0, le=1)] = 0.08  # resized: least share of the image
     crop_padding_px: Annotated[int, Field(ge=0)] = 4  # translate: pad by this much and crop back
+    crop_padding_mode: Literal["zero", "reflect"] = "zero"  # translate: black, or mirrored (the reference at 32 px)
     flip: bool = True  # horizontal, one in two
+    cutout_px: Annotated[int, Field(ge=0, multiple_of=2)] = 0  # side of a grey square over every image; reference: 16
 
 
 class OptimizerConfig(Settings):
@@ -64,6 +69,7 @@ class OptimizerConfig(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 0.128
     learning_rate_batch: Annotated[int, Field(ge=1)] = 2048
     momentum: Fraction = 0.9  # AdamW: its first beta
+    nesterov: bool = True  # SGD: the gradient is taken where momentum leads
     decay: Fraction = 0.9  # RMSProp's alpha; AdamW: its second beta
     eps: Annotated[float, Field(gt=0)] = 1e-3  # RMSProp: inside the root
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5  # on everything but norms
@@ -82,14 +88,15 @@ class TrainConfig(Settings):
     compile: bool = False  # torch.compile: minutes at the start, then faster steps on a GPU
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # the gradient's norm is cut to it
     batch_norm: Literal["joint", "split"] = "joint"  # statistics over labelled and unlabelled images, or of each apart
-    sync_batch_norm: bool = False  # statistics over all GPUs of a fit
-    loss_weighting: Literal["concat_mean", "sum_of_means", "per_labelled"] = "concat_mean"
+    sync_batch_norm: bool = False  # statistics over all processes of a fit on GPUs, else each of its own share
+    loss_weighting: Literal["concat_mean", "sum_of_means", "per_labelled", "unlabelled_only"] = "concat_mean"
     label_smoothing: Fraction = 0.1  # labelled images and hard pseudo labels
     optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: Literal["step_exponential", "cosine"] = "step_exponential"
+    schedule: Literal["step_exponential", "steps", "cosine"] = "step_exponential"
     warmup_epochs: Annotated[float, Field(ge=0)] = 5
     decay_epochs: Annotated[float, Field(gt=0)] = 2.4
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.97
+    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)  # steps: shares of the fit, x decay_rate
     ema_decay: Fraction = 0.9999  # 0: the raw weights
     batch_norm_momentum: Annotated[float, Field(gt=0, le=1)] = 0.01  # PyTorch's sense: 1 - 0.99
     num_validations: Annotated[int, Field(ge=1)] = 10  # points of the validation curve, the last at the end
@@ -99,6 +106,12 @@ class TrainConfig(Settings):
     def _one_duration(self) -> "TrainConfig":
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(f"epochs={self.epochs} and steps={self.steps}: give one of them, and null for the other")
+        return self
+
+    @model_validator(mode="after")
+    def _milestones_in_order(self) -> "TrainConfig":
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones={list(self.milestones)}: must ascend, as in [0.5, 0.75]")
         return self
 
     def num_steps(self, num_labelled: int) -> int:
@@ -159,17 +172,27 @@ class ExecutionConfig(Settings):
     """How a fit is carried out; what comes out is the same, so that none of it enters the stage's key."""
 
     data: Literal["auto", "resident", "streaming"] = "auto"  # auto: resident where the images fit into memory
+    num_processes: Annotated[int, Field(ge=1)] | None = None  # None: one a GPU, as many as divide a step; a CPU: one
     num_workers: Annotated[int, Field(ge=0)] | None = None  # streaming: decoding processes; None: one a core
     cache_dir: str | None = None  # streaming: a local folder that keeps parts read from a bucket
     cache_bytes: Annotated[int, Field(ge=0)] = 100_000_000_000  # the oldest parts beyond it are dropped
     state_every_steps: Annotated[int, Field(ge=1)] = 1000  # after which the state is saved, to go on from
 
 
+class AdoptConfig(StageSettings):
+    """A model that is not fitted: the weights it comes with, as they are, become a checkpoint."""
+
+    stage, kind, version = "adopt", "checkpoints", 1
+    num_classes: Annotated[int, Field(ge=2)]
+    model: ModelConfig
+    class_names: tuple[str, ...] | None = None  # kept in the checkpoint's config.json
+
+
 class FitConfig(StageSettings):
     """A model fitted on labelled images, and on pseudo-labelled ones where `pseudo_labels` is set."""
 
     stage, kind, version = "fit", "checkpoints", 2
-    not_in_key = frozenset({"execution"})
+    resumes, not_in_key = True, frozenset({"execution"})
     num_classes: Annotated[int, Field(ge=2)]
     model: ModelConfig
     train: TrainConfig
@@ -177,7 +200,54 @@ class FitConfig(StageSettings):
     pseudo_labels: PseudoLabelConfig | None = None
     class_names: tuple[str, ...] | None = None  # kept in the checkpoint's config.json
     seed: int = 0
+    overfit_one_batch: bool = False  # a check of a set-up: every step sees the batch of step 0, noise included
     execution: ExecutionConfig = ExecutionConfig()
+
+    @property
+    def images_per_step(self) -> tuple[int, int]:
+        """Labelled and unlabelled images of a step."""
+        ratio = 0.0 if self.pseudo_labels is None else self.pseudo_labels.unlabelled_ratio
+        return self.train.batch_size, round(self.train.batch_size * ratio)
+
+    @model_validator(mode="after")
+    def _equal_shares(self) -> "FitConfig":
+        self.check_shares(self.execution.num_processes or 1)
+        return self
+
+    def check_shares(self, num_processes: int) -> None:
+        """Raise `ConfigurationError` unless so many processes have equal shares of a step's images."""
+        check_shares(self.images_per_step, self.train.micro_batches, num_processes)
+
+    def num_processes(self, num_gpus: int) -> int:
+        """How many processes carry out the fit where so many GPUs are at hand."""
+        return num_processes(self.execution.num_processes, self.images_per_step, self.train.micro_batches, num_gpus)
+
+    def without_fit(self) -> AdoptConfig:
+        """Settings that take this model's published weights as they are."""
+        return AdoptConfig(num_classes=self.num_classes, model=self.model, class_names=self.class_names)
+
+
+class ResolutionFix(Settings):
+    """Fixing the train-test resolution discrepancy after a fit (section 3.1; Touvron et al. 2019)."""
+
+    resolution_px: Annotated[int, Field(ge=8)]  # larger than the model's; L2: 800 after 475
+    crop_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    frozen_share: Annotated[float, Field(ge=0, le=1)] = 0.75  # of the layers below the head; the paper names no number
+    train: TrainConfig = TrainConfig(
+        epochs=1.5,
+        optimizer=OptimizerConfig(name="sgd", learning_rate=0.01, learning_rate_batch=2048),
+        schedule="cosine",
+        warmup_epochs=0,
+        ema_decay=0.0,
+        num_validations=1,
+    )
+
+
+class FixResolutionConfig(FitConfig):
+    """A checkpoint fine-tuned at a larger resolution on unaugmented labelled images, its shallow layers frozen."""
+
+    stage, version = "fix_resolution", 1
+    frozen_share: Annotated[float, Field(ge=0, le=1)]
 
 
 class PredictConfig(StageSettings):
@@ -204,7 +274,7 @@ class SelectConfig(StageSettings):
     stage, kind, version = "select", "selection", 1
     threshold: Fraction = 0.3  # kept: confidence strictly above it
     num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
-    balance: Literal["uniform", "labelled_prior"] | dict[int, Annotated[int, Field(ge=1)]] = "uniform"
+    balance: Balance = "uniform"
     max_copies: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
 

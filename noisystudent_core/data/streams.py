@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from noisystudent_core.data.mixing import Order
+from noisystudent_core.data.order import Order
 
 
 class Share(NamedTuple):
@@ -15,8 +15,12 @@ class Share(NamedTuple):
 
     def of(self, rows: Tensor) -> Tensor:
         """This process's share of `rows` [N], N a multiple of `world`."""
-        size = len(rows) // self.world
-        return rows[self.rank * size : (self.rank + 1) * size]
+        return rows[slice(*self.span(len(rows)))]
+
+    def span(self, num_rows: int) -> tuple[int, int]:
+        """Where this process's share of so many rows begins and ends."""
+        size = num_rows // self.world
+        return self.rank * size, (self.rank + 1) * size
 
 
 class Stream(Protocol):

@@ -40,7 +40,7 @@ def iterations(config: NoisyStudentConfig, models: Sequence[Mapping[str, str | N
                 "iteration": iteration,
                 "model": checkpoint.config["model"]["name"],
                 "parameters": checkpoint.facts["num_parameters"],
-                "unlabelled_ratio": (checkpoint.config["pseudo_labels"] or {}).get("unlabelled_ratio"),
+                "unlabelled_ratio": (checkpoint.config.get("pseudo_labels") or {}).get("unlabelled_ratio"),
                 "validation_top1": validation["top1"],
                 "top1": reported["top1"],
                 "top5": reported.get("top5"),

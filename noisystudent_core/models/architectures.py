@@ -21,13 +21,9 @@ def create_model(config: ModelConfig, num_classes: int, seed: int, batch_norm_mo
     """
     cfg = _cfg(config.name)
     arguments: dict[str, Any] = {"num_classes": num_classes, "pretrained": config.pretrained}
-    head_classes = cfg["num_classes"] if config.pretrained else None
+    classes = head_classes(config)
     if config.weights is not None:
-        head_classes = _head_classes(config.weights, cfg["classifier"])
-        arguments |= {
-            "pretrained": True,
-            "pretrained_cfg_overlay": {"file": config.weights, "num_classes": head_classes},
-        }
+        arguments |= {"pretrained": True, "pretrained_cfg_overlay": {"file": config.weights, "num_classes": classes}}
     if cfg.get("fixed_input_size"):
         arguments["img_size"] = config.resolution_px
     if config.stochastic_depth > 0:
@@ -37,10 +33,41 @@ def create_model(config: ModelConfig, num_classes: int, seed: int, batch_norm_mo
         model = timm.create_model(config.name, **arguments)
     except (RuntimeError, TypeError, ValueError, OSError) as error:
         raise ConfigurationError(f"model {config.name!r} cannot be built: {error}{_remedy(config)}") from error
-    if head_classes != num_classes:
+    if classes != num_classes:
         _scale_head(model, config.head_init_range)
     _set_batch_norm_momentum(model, batch_norm_momentum)
     return model
+
+
+def head_classes(config: ModelConfig) -> int | None:
+    """How many classes the head has that comes with the model's weights; None where they are fresh."""
+    cfg = _cfg(config.name)
+    if config.weights is not None:
+        return _head_classes(config.weights, cfg["classifier"])
+    return cfg["num_classes"] if config.pretrained else None
+
+
+def check_head(config: ModelConfig, num_classes: int) -> None:
+    """Raise `ConfigurationError` unless the model's weights come with a head of these classes."""
+    if (found := head_classes(config)) != num_classes:
+        raise ConfigurationError(
+            f"model {config.name!r} comes with a head of {found or 'no'} classes, the data have {num_classes}: "
+            f'without a fit its labels mean nothing; leave out checkpoint="pretrained", or give weights of that many'
+        )
+
+
+def start_from(net: nn.Module, teacher: nn.Module) -> None:
+    """Give a net the weights of its teacher, head and batch-norm statistics included (paper's appendix, study 8).
+
+    Raises `ConfigurationError` unless both are of one architecture.
+    """
+    try:
+        net.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"warm_start: the teacher's weights do not fit ({str(error).splitlines()[-1].strip()}); "
+            "a student may begin with them only if it is the same net"
+        ) from None
 
 
 def check_name(name: str) -> None:

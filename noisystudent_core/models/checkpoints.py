@@ -33,10 +33,13 @@ def encode(model: nn.Module, config: ModelConfig, class_names: tuple[str, ...] |
         return {WEIGHTS: safetensors.torch.save(tensors), CONFIG: path.read_bytes()}
 
 
-def load(url: str, num_classes: int | None = None) -> tuple[nn.Module, dict[str, Any]]:
+def load(
+    url: str, num_classes: int | None = None, resolution_px: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a checkpoint artifact, on the CPU in eval mode, and its `config.json`.
 
-    Raises `CorruptArtifactError` if its files changed since the manifest, `LabelError` if `num_classes` is not its own.
+    `resolution_px`: for images of this size instead of its own, where the net is made for one size. Raises
+    `CorruptArtifactError` if its files changed since the manifest, `LabelError` if `num_classes` is not its own.
     """
     artifact = Artifact.open(url)
     for part in artifact.manifest.parts:
@@ -48,8 +51,11 @@ def load(url: str, num_classes: int | None = None) -> tuple[nn.Module, dict[str,
                 f"{url}: the checkpoint has {config['num_classes']} classes, the data {num_classes}; "
                 "give a checkpoint fitted on these classes"
             )
+        resized: dict[str, Any] = {}
+        if resolution_px is not None and config["pretrained_cfg"].get("fixed_input_size"):
+            resized["img_size"] = resolution_px
         try:
-            model = timm.create_model(f"local-dir:{folder}", pretrained=True)
+            model = timm.create_model(f"local-dir:{folder}", pretrained=True, **resized)
         except (RuntimeError, ValueError) as error:
             raise CorruptArtifactError(f"{url}: timm cannot load this checkpoint ({error})") from error
     return model.eval(), config

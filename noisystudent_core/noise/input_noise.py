@@ -1,10 +1,16 @@
-"""All input noise of a training image, in order: crop, flip, RandAugment."""
+"""All input noise of a training image, in order: crop, flip, RandAugment, cutout."""
 
 from torch import Tensor
 
 from noisystudent_core.config.settings import InputNoise
 from noisystudent_core.noise.randaugment import RandAugment
-from noisystudent_core.noise.standard import random_crop_pad, random_flip, random_resized_crop
+from noisystudent_core.noise.standard import (
+    check_padding,
+    random_crop_pad,
+    random_cutout,
+    random_flip,
+    random_resized_crop,
+)
 
 
 class InputNoiser:
@@ -13,16 +19,21 @@ class InputNoiser:
     def __init__(self, noise: InputNoise, resolution_px: int) -> None:
         self._noise, self._resolution_px = noise, resolution_px
         self._augment = rand_augment(noise) if noise.num_ops else None
+        if noise.crop == "translate":
+            check_padding(noise.crop_padding_px, noise.crop_padding_mode, resolution_px, resolution_px)
 
     def __call__(self, images: Tensor, seeds_B: Tensor) -> Tensor:
         """Noise a batch; the same image and seed give the same pixels in any batch."""
         if self._noise.crop == "resized":
             images = random_resized_crop(images, self._resolution_px, seeds_B, scale=(self._noise.crop_min_area, 1.0))
         elif self._noise.crop == "translate" and self._noise.crop_padding_px:
-            images = random_crop_pad(images, self._noise.crop_padding_px, seeds_B)
+            padding, mode = self._noise.crop_padding_px, self._noise.crop_padding_mode
+            images = random_crop_pad(images, padding, seeds_B, mode)
         if self._noise.flip:
             images = random_flip(images, seeds_B)
-        return self._augment(images, seeds_B) if self._augment else images
+        if self._augment:
+            images = self._augment(images, seeds_B)
+        return random_cutout(images, self._noise.cutout_px, seeds_B) if self._noise.cutout_px else images
 
 
 def rand_augment(noise: InputNoise) -> RandAugment:

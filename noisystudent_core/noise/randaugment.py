@@ -49,17 +49,15 @@ class RandAugment:
 
     def __call__(self, images: Tensor, seeds_B: Tensor) -> Tensor:
         check_seeds(images, seeds_B)
-        seeds_B, place_B = seeds_B.cpu(), torch.arange(len(images))  # drawn on the host: the device is not waited for
+        seeds_B = seeds_B.cpu()  # drawn on the host: the device is not waited for
+        noised = images.clone(memory_format=torch.contiguous_format)
         for index in range(self.num_ops):
             operation_B, arguments_B = self._draw(seeds_B, index, *images.shape[2:])
-            order = operation_B.argsort(stable=True)  # images of one operation lie together: slices, worked on in place
-            images, arguments_B = _permuted(images, order), arguments_B[order]
-            seeds_B, place_B = seeds_B[order], place_B[order]
-            start = 0
+            order, start = operation_B.argsort(stable=True), 0
             for operation, count in zip(self._operations, self._counts(operation_B), strict=True):
-                rows, start = slice(start, start + count), start + count
-                _apply(operation, images[rows], arguments_B[rows])
-        return _permuted(images, place_B.argsort())
+                rows, start = order[start : start + count], start + count
+                _apply(operation, noised, rows, arguments_B)
+        return noised
 
     def _draw(self, seeds_B: Tensor, index: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         """The `index`-th operation of each image, past the last where it is left alone, and what it is told."""
@@ -121,8 +119,8 @@ def apply_op(
     arguments = torch.tensor(rule.arguments(level, scale, sign), dtype=torch.float64).repeat(len(images), 1)
     if rule.placed:
         arguments[:, 1:3] = centres
-    noised = images.clone()
-    _apply(_ways(rule)[interpolation == "bicubic"], noised, arguments)
+    noised = images.clone(memory_format=torch.contiguous_format)
+    _apply(_ways(rule)[interpolation == "bicubic"], noised, torch.arange(len(images)), arguments)
     return noised
 
 
@@ -131,20 +129,22 @@ def _ways(rule: Rule) -> tuple[Operation, Operation]:
     return rule.apply, rule.bicubic or rule.apply
 
 
-def _apply(operation: Operation, images: Tensor, arguments: Tensor) -> None:
-    """Overwrite the images, on a CPU a few at a time."""
-    if len(images) == 0 or operation is identity:
+def _apply(operation: Operation, images: Tensor, rows: Tensor, arguments_B: Tensor) -> None:
+    """Overwrite some images, on a CPU a few at a time."""
+    if operation is identity:
         return
-    size = max(1, _CHUNK // images[0].numel()) if images.device.type == "cpu" else len(images)
-    for chunk, told in zip(images.split(size), arguments.split(size), strict=True):
-        chunk.copy_(operation(chunk, told))
+    words, on_cpu = _words(images), images.device.type == "cpu"
+    size = max(1, _CHUNK // images[:1].numel()) if on_cpu and len(images) else max(1, len(rows))
+    for chunk in rows.split(size) if len(rows) else ():
+        there = chunk.to(images.device, non_blocking=True)
+        found = words.index_select(0, there).view(torch.uint8).view(-1, *images.shape[1:])
+        words.index_copy_(0, there, _words(operation(found, arguments_B[chunk]).contiguous()))
 
 
-def _permuted(images: Tensor, order_B: Tensor) -> Tensor:
-    """A copy in another order; eight grey levels at a time where that works out, as single bytes are slow to move."""
-    flat = images.flatten(1).contiguous()
-    words = flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
-    return words.index_select(0, order_B.to(images.device, non_blocking=True)).view(torch.uint8).view(images.shape)
+def _words(images: Tensor) -> Tensor:
+    """A view, eight grey levels a word where that works out: single bytes are slow to move."""
+    flat = images.flatten(1)
+    return flat.view(torch.int64) if flat.shape[1] % 8 == 0 else flat
 
 
 def _constants(translate_const: float, cutout_const: float) -> dict[str, float]:

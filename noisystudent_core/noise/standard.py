@@ -1,4 +1,4 @@
-"""Standard augmentation (random translation, crop, flip) on uint8 batches, every image from its own seed."""
+"""Standard augmentation (random translation, crop, flip, cutout) on uint8 batches, every image from its own seed."""
 
 import math
 from typing import Literal
@@ -10,15 +10,18 @@ from torchvision.transforms.v2 import functional as F
 
 from noisystudent_core.data.geometry import gather_pixels
 from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.noise import operations
 from noisystudent_core.noise.draws import check_seeds, integers, uniform
 
 # Streams of an image's seed; RandAugment's begin at 1000
-_CROP_ROW, _CROP_COLUMN, _FLIP = 1, 2, 3
+_CROP_ROW, _CROP_COLUMN, _FLIP, _CUTOUT_ROW, _CUTOUT_COLUMN = 1, 2, 3, 4, 5
 _BOX = 100  # attempt i of a resized crop owns _BOX + 4 i .. _BOX + 4 i + 3
 _BOX_ATTEMPTS = 10
+GREY = 128  # the fill of the paper's code
+Padding = Literal["zero", "reflect"]
 
 
-def random_crop_pad(images: Tensor, padding: int, seeds_B: Tensor, mode: Literal["zero", "reflect"] = "zero") -> Tensor:
+def random_crop_pad(images: Tensor, padding: int, seeds_B: Tensor, mode: Padding = "zero") -> Tensor:
     """Pad by `padding` pixels on every side and crop back to the size at a random place (paper table 6: translation).
 
     `images` uint8 [B, C, H, W], `seeds_B` int64 [B]; returns the same shape. Raises ConfigurationError for a negative
@@ -26,16 +29,34 @@ def random_crop_pad(images: Tensor, padding: int, seeds_B: Tensor, mode: Literal
     """
     check_seeds(images, seeds_B)
     height, width = images.shape[2:]
-    if padding < 0 or (mode == "reflect" and padding >= min(height, width)):
-        raise ConfigurationError(
-            f"padding={padding}: must be >= 0, and to reflect below the image's {height} x {width} pixels; "
-            "4 is usual at 32 pixels"
-        )
+    check_padding(padding, mode, height, width)
     rows = _shifted(seeds_B, _CROP_ROW, padding, height).to(images.device)
     columns = _shifted(seeds_B, _CROP_COLUMN, padding, width).to(images.device)
     if mode == "reflect":
         rows, columns = _reflect(rows, height), _reflect(columns, width)
     return gather_pixels(images, rows[:, :, None], columns[:, None, :])
+
+
+def check_padding(padding: int, mode: Padding, height: int, width: int) -> None:
+    """Raise ConfigurationError for a negative padding, and for a reflection wider than the image."""
+    if padding < 0 or (mode == "reflect" and padding >= min(height, width)):
+        raise ConfigurationError(
+            f"padding={padding}: must be >= 0, and to reflect below the image's {height} x {width} pixels; "
+            "4 is usual at 32 pixels"
+        )
+
+
+def random_cutout(images: Tensor, side_px: int, seeds_B: Tensor) -> Tensor:
+    """Fill a grey square of `side_px`, an even number, about a random pixel of each image (DeVries and Taylor 2017).
+
+    The square is cut at the image's edges. The reference does so after RandAugment at 32 px, with 16. `images` uint8
+    [B, C, H, W], `seeds_B` int64 [B]; returns the same shape. Raises ConfigurationError as `random_flip` does.
+    """
+    check_seeds(images, seeds_B)
+    height, width = images.shape[2:]
+    rows, columns = integers(seeds_B, _CUTOUT_ROW, height), integers(seeds_B, _CUTOUT_COLUMN, width)
+    squares = torch.stack([torch.full_like(rows, side_px // 2), rows, columns], dim=1)
+    return operations.cutout(images, squares, fill=GREY)
 
 
 def random_flip(images: Tensor, seeds_B: Tensor) -> Tensor:

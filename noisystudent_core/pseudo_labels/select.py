@@ -46,7 +46,7 @@ def select(
     num_images_per_class: int,
     seed: int,
     exclusions: str | None = None,
-    balance: Literal["uniform", "labelled_prior"] | Mapping[int, int] = "uniform",
+    balance: Literal["uniform", "labelled_prior", "none"] | Mapping[int, int] = "uniform",
     max_copies: int | None = None,
     labelled: str | None = None,
     validation_predictions: str | None = None,
@@ -95,7 +95,7 @@ def select_images(config: SelectConfig, inputs: Inputs, place: Place, events: Ev
     reading = Reading.of(inputs, num_classes)
     histogram, repeated, drops = _count(reading, config.threshold)
     histogram.grow(num_classes or 1 + max(_named_classes(config), default=-1))
-    target_C = targets(config, len(histogram.counts_CB), labelled_counts)
+    target_C = targets(config, histogram.num_above(config.threshold), labelled_counts)
     rows = _collect(reading, histogram, repeated, target_C, config.threshold)
     if rows.is_empty():
         raise _nothing(config, reading, histogram)
@@ -114,8 +114,14 @@ def select_images(config: SelectConfig, inputs: Inputs, place: Place, events: Ev
     return Written(tuple(_write(place.folder, rows)), counted, facts)
 
 
-def targets(config: SelectConfig, num_classes: int, labelled_counts: Mapping[int, int]) -> Array:
-    """How many images, copies counted, each class is to have: int64 [C]; the labelled prior sums up exactly."""
+def targets(config: SelectConfig, num_above_C: Array, labelled_counts: Mapping[int, int]) -> Array:
+    """How many images, copies counted, each class is to have: int64 [C]; the labelled prior sums up exactly.
+
+    `num_above_C` int64 [C] counts each class's images above the threshold: what it has without balancing.
+    """
+    if config.balance == "none":
+        return num_above_C
+    num_classes = len(num_above_C)
     target_C = np.full(num_classes, config.num_images_per_class, np.int64)
     if isinstance(config.balance, dict):
         target_C[list(config.balance)] = list(config.balance.values())

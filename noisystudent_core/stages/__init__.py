@@ -4,19 +4,23 @@
 is already there is never computed again.
 """
 
+from noisystudent_core.stages.adopt import adopt
 from noisystudent_core.stages.check import check
 from noisystudent_core.stages.evaluate import evaluate
 from noisystudent_core.stages.exclusions import exclusions
 from noisystudent_core.stages.fit import fit
+from noisystudent_core.stages.fix_resolution import fix_resolution
 from noisystudent_core.stages.predict import plan_predictions, predict, predict_group
 from noisystudent_core.stages.prepare import prepare
 from noisystudent_core.stages.select import select
 
 __all__ = [
+    "adopt",
     "check",
     "evaluate",
     "exclusions",
     "fit",
+    "fix_resolution",
     "plan_predictions",
     "predict",
     "predict_group",

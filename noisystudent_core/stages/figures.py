@@ -11,7 +11,7 @@ from noisystudent_core.evaluation import figures
 from noisystudent_core.evaluation.figures import Group
 from noisystudent_core.events import Events, silent
 from noisystudent_core.noise.randaugment import DIALECTS, apply_op
-from noisystudent_core.training.batches import Batches, num_images
+from noisystudent_core.training.batches import Batches
 
 LEVELS = (5, 9, 27)
 NUM_LABELLED, NUM_PSEUDO_LABELLED = 16, 24  # images of the batch that are shown
@@ -60,7 +60,7 @@ def _noise_grid(image: Tensor, noise: InputNoise) -> bytes:
 
 def _training_batch(config: FitConfig, batches: Batches) -> bytes:
     (images, labels), unlabelled = batches.first(NUM_LABELLED, NUM_PSEUDO_LABELLED)
-    num_labelled, num_unlabelled = num_images(config)
+    num_labelled, num_unlabelled = config.images_per_step
     heading = f"Labelled: {len(images)} of {num_labelled}"
     groups = [Group(heading=heading, images=images, captions=_class_names(config, labels))]
     if unlabelled is not None:

@@ -23,7 +23,6 @@ from noisystudent_core.storage.manifest import (
     Artifact,
     Inputs,
     Part,
-    artifact_url,
     input_digests,
     publish_part,
     stage_key,
@@ -76,7 +75,7 @@ def predict_group(
 
 
 def _place(config: PredictConfig, inputs: Inputs, root: str) -> Place:
-    return Place(Folder.at(artifact_url(config, input_digests(inputs), root)))
+    return Place.under(root, config.kind, stage_key(config, input_digests(inputs)))
 
 
 def _units(config: PredictConfig, inputs: Inputs, place: Place) -> list[_Unit]:

@@ -5,7 +5,7 @@ import posixpath
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,16 @@ class Folder:
                 f"{self.url}: cannot be written ({_words(error)}); check the path and its rights"
             ) from error
         return True
+
+    def remove(self, name: str) -> None:
+        """Delete a file that is no artifact's; one that is gone already is no error."""
+        with suppress(FileNotFoundError):
+            self.fs.rm_file(self._full(name))
+
+    def remove_all(self) -> None:
+        """Delete the folder with all below it."""
+        with suppress(FileNotFoundError):
+            self.fs.rm(self.path, recursive=True)
 
     @contextmanager
     def local_copy(self) -> Iterator[Path]:

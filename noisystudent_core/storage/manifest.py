@@ -19,6 +19,7 @@ NAME = "manifest.json"
 
 KINDS = {  # of the artifact that an input must be, by what stages call it
     "checkpoint": "checkpoints",
+    "initial": "checkpoints",
     "exclusions": "exclusions",
     "predictions": "predictions",
     "validation_predictions": "predictions",

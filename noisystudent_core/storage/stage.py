@@ -9,6 +9,7 @@ from noisystudent_core.config.settings import StageSettings
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.events import Events, silent
 from noisystudent_core.storage.filesystem import Folder
+from noisystudent_core.storage.lease import leased
 from noisystudent_core.storage.manifest import (
     Inputs,
     Manifest,
@@ -21,6 +22,7 @@ from noisystudent_core.storage.manifest import (
 )
 
 CLAIM = ".key"  # in a folder that is not named by its key
+SCRATCH = ".state"  # likewise; under a root it is ROOT/state/<key>
 
 Config = TypeVar("Config", bound=StageSettings, contravariant=True)
 
@@ -30,7 +32,13 @@ class Place:
     """Where a stage writes: its artifact's folder, and the folders beside it that it shares with other runs."""
 
     folder: Folder
+    scratch: Folder  # what an interrupted stage goes on from; gone once it is finished
     shared: str = "../"  # path from the artifact's folder to where shared folders lie
+
+    @classmethod
+    def under(cls, root: str, kind: str, key: str) -> "Place":
+        """The place of the artifact `key` under a root."""
+        return cls(Folder.at(root) / kind / key, Folder.at(root) / "state" / key)
 
     def beside(self, key: str, name: str = "") -> str:
         """Path, relative to the artifact's folder, of a file in the shared folder `key`."""
@@ -61,17 +69,30 @@ def stage(work: Callable[[Config, Inputs, Place, Events], Written]) -> Stage[Con
     def run(config: Config, inputs: Inputs, root: str, events: Events = silent, *, out: str | None = None) -> Manifest:
         digests = input_digests(inputs)
         key, url = stage_key(config, digests), out or artifact_url(config, digests, root)
+
+        def finish(place: Place) -> Manifest:
+            written = work(config, inputs, place, events)
+            return publish_manifest(url, config, digests, written.parts, drops=written.drops, facts=written.facts)
+
         manifest = finished(url)
         if manifest is None:
+            place = Place.under(root, config.kind, key)
             if out:
-                _check_key(_claim(Folder.at(url), key), key, url)
-            place = Place(Folder.at(url), "" if out else "../")
-            written = work(config, inputs, place, events)
-            manifest = publish_manifest(url, config, digests, written.parts, drops=written.drops, facts=written.facts)
+                _check_key(_claim(Folder.at(out), key), key, out)
+                place = Place(Folder.at(out), Folder.at(out) / SCRATCH, shared="")
+            manifest = _finish_alone(finish, place) if config.resumes else finish(place)
         _check_key(manifest.key, key, url)
         return manifest
 
     return run  # type: ignore[return-value]
+
+
+def _finish_alone(finish: Callable[[Place], Manifest], place: Place) -> Manifest:
+    """Finish a long stage unless another run does meanwhile; its saved states go when its manifest stands."""
+    with leased(place.scratch):
+        manifest = finished(place.folder.url) or finish(place)
+        place.scratch.remove_all()
+        return manifest
 
 
 def _claim(folder: Folder, key: str) -> str:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from noisystudent_core.config.settings import FitConfig
-from noisystudent_core.data.mixing import Order, image_seeds
+from noisystudent_core.data.mixing import image_seeds
 from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
 from noisystudent_core.data.streams import ResidentStream, Share, Stream
 from noisystudent_core.noise.input_noise import InputNoiser
+from noisystudent_core.training.inputs import labelled_order, unlabelled_order
 from noisystudent_core.training.losses import harden, sharpen
 from noisystudent_core.training.step import Batch
 
@@ -24,7 +25,7 @@ class Batches:
     ) -> None:
         self._config, self._share = config, share or Share()
         self._labelled, self._unlabelled = labelled, unlabelled
-        self._num_labelled, self._num_unlabelled = num_images(config)
+        self._num_labelled, self._num_unlabelled = config.images_per_step
         self._noiser = self._pseudo_noiser = InputNoiser(config.noise, config.model.resolution_px)
         if config.pseudo_labels is not None and config.pseudo_labels.noise is not None:
             self._pseudo_noiser = InputNoiser(config.pseudo_labels.noise, config.model.resolution_px)
@@ -39,12 +40,11 @@ class Batches:
     ) -> Self:
         """Batches of images that lie in memory."""
         share = share or Share()
-        num_labelled, num_unlabelled = num_images(config)
-        order = Order(len(labelled.labels), num_labelled, config.seed)
+        order = labelled_order(config, labelled.part_sizes or [len(labelled.labels)])
         stream = ResidentStream(labelled.images, labelled.labels, order, share)
         if unlabelled is None:
             return cls(config, stream, None, share)
-        order = Order(len(unlabelled.images), num_unlabelled, config.seed + 1, unlabelled.copies)
+        order = unlabelled_order(config, unlabelled.part_sizes or [len(unlabelled.images)], unlabelled.copies)
         return cls(config, stream, ResidentStream(unlabelled.images, unlabelled.probabilities, order, share), share)
 
     def __call__(self, step: int) -> Batch:
@@ -84,13 +84,6 @@ class Batches:
         shares = (self._share.of(part) for part in seeds.split([self._num_labelled, self._num_unlabelled]))
         labelled, unlabelled = (part.to(device, non_blocking=True) for part in shares)
         return labelled, unlabelled
-
-
-def num_images(config: FitConfig) -> tuple[int, int]:
-    """Labelled and unlabelled images of a whole step, over all processes."""
-    if config.pseudo_labels is None:
-        return config.train.batch_size, 0
-    return config.train.batch_size, round(config.train.batch_size * config.pseudo_labels.unlabelled_ratio)
 
 
 def targets(config: FitConfig, probabilities: Tensor) -> Tensor:

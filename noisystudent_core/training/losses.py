@@ -1,4 +1,4 @@
-"""Cross entropies on labelled and pseudo-labelled images, and the three ways to add them.
+"""Cross entropies on labelled and pseudo-labelled images, and the ways to add them.
 
 B = batch, L = labelled images of a batch, U = unlabelled ones, C = classes.
 """
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Weighting = Literal["concat_mean", "sum_of_means", "per_labelled"]
+Weighting = Literal["concat_mean", "sum_of_means", "per_labelled", "unlabelled_only"]
 
 
 def labelled_loss(logits_LC: Tensor, labels_L: Tensor, label_smoothing: float) -> Tensor:
@@ -26,7 +26,8 @@ def weigh(labelled: Tensor, unlabelled: Tensor, ratio: float, weighting: Weighti
     """Add the two mean losses; `ratio` is unlabelled : labelled images.
 
     concat_mean (L + rU)/(1+r): the paper's section 3.1; sum_of_means L + U: its Algorithm 1; per_labelled L + rU: the
-    reference code.
+    reference code; unlabelled_only U: pre-training on pseudo labels (appendix, study 6), in which the labelled images
+    of a step count for batch norm's statistics alone.
     """
     match weighting:
         case "concat_mean":
@@ -35,6 +36,8 @@ def weigh(labelled: Tensor, unlabelled: Tensor, ratio: float, weighting: Weighti
             return labelled + unlabelled
         case "per_labelled":
             return labelled + ratio * unlabelled
+        case "unlabelled_only":
+            return unlabelled
 
 
 def sharpen(probabilities_UC: Tensor, temperature: float) -> Tensor:

@@ -11,7 +11,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 
 
 def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """RMSProp with epsilon inside the root (timm's `RMSpropTF`), SGD with Nesterov momentum, or AdamW.
+    """RMSProp with epsilon inside the root (timm's `RMSpropTF`), SGD with either momentum, or AdamW.
 
     Weight decay spares norm parameters (METHOD section 4); `layer_decay` scales the learning rate by depth.
     """
@@ -20,7 +20,8 @@ def create_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.O
         case "rmsprop":
             return RMSpropTF(groups, alpha=config.decay, eps=config.eps, momentum=config.momentum)
         case "sgd":
-            return torch.optim.SGD(groups, momentum=config.momentum, nesterov=config.momentum > 0)
+            nesterov = config.nesterov and config.momentum > 0  # torch refuses it without momentum
+            return torch.optim.SGD(groups, momentum=config.momentum, nesterov=nesterov)
         case "adamw":
             return torch.optim.AdamW(groups, betas=(config.momentum, config.decay), eps=config.eps)
 

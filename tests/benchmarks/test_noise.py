@@ -97,7 +97,7 @@ def test_promises_are_kept_up_to_their_limit() -> None:
         return Row(size_px=size_px, place=place, dialect=dialect, ours=1, theirs=1, ratios=[0, ratio, 99])
 
     def share(median: float) -> Share:
-        return Share(dialect="google", compiled=True, noise_ms=1, step_ms=1, shares=[0, median, 1])
+        return Share(dialect="google", compiled=True, noise_ms=1, step_ms=1, added_ms=1, shares=[0, median, 1])
 
     assert row(32, "1 core", "timm", 2.99).missed and not row(32, "1 core", "timm", 3.0).missed
     assert row(224, "1 core", "timm", 0.99).missed and not row(224, "1 core", "timm", 1.0).missed

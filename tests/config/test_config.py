@@ -95,9 +95,41 @@ def test_stage_settings_repeat_the_defaults_of_the_run() -> None:
     assert prepare.ingest.images_per_part == type(prepare.ingest)().images_per_part
 
 
+def test_student_may_learn_pseudo_labels_first_and_labelled_images_after() -> None:
+    assert PAPER.fit_finetune(1) is None
+    finetune = TrainConfig(epochs=5)
+    config = PAPER.model_copy(update={"iterations": (PAPER.iterations[0].model_copy(update={"finetune": finetune}),)})
+    first, second = config.fit_student(1), config.fit_finetune(1)
+    assert second is not None
+    assert (first.train.loss_weighting, first.train.epochs) == ("unlabelled_only", PAPER.iterations[0].train.epochs)
+    assert first.pseudo_labels is not None and second.pseudo_labels is None
+    assert second.train == finetune
+    assert len({first.seed, second.seed, config.fit_baseline(1).seed}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"checkpoint": "s3://bucket/net"}, "a student is always fitted; make it the teacher"),
+        ({"warm_start": True, "model": ModelConfig(pretrained=True)}, "two beginnings; keep one"),
+    ],
+)
+def test_students_are_fitted_from_one_beginning(settings: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        IterationConfig(**settings)
+
+
+def test_weights_that_are_taken_as_they_are_must_be_named() -> None:
+    with pytest.raises(ValueError, match='checkpoint="pretrained": model names no weights'):
+        LearnerConfig(checkpoint="pretrained")
+    model = ModelConfig(name="tf_efficientnet_b0.ns_jft_in1k", pretrained=True)
+    config = PAPER.model_copy(update={"teacher": LearnerConfig(model=model, checkpoint="pretrained")})
+    assert config.fit_teacher().without_fit().model == model
+
+
 def test_every_stage_says_what_it_is() -> None:
     stages = [PAPER.prepare("test"), PAPER.prepare("test").ingest, PAPER.exclusions(), PAPER.fit_teacher()]
-    stages += [PAPER.predict("label"), PAPER.select(), PAPER.evaluate("test")]
+    stages += [PAPER.predict("label"), PAPER.select(), PAPER.evaluate("test"), PAPER.fit_teacher().without_fit()]
     ours = {kind for kind in StageSettings.__subclasses__() if kind.__module__.startswith("noisystudent_core")}
     assert {type(config) for config in stages} == ours
     assert len({config.stage for config in stages}) == len(stages)

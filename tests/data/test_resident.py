@@ -10,11 +10,12 @@ import torch
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, PredictConfig, PrepareConfig
 from noisystudent_core.data import resident
+from noisystudent_core.data.encoded import LabelledParts, SelectedParts
 from noisystudent_core.data.images import centre_crop_resize, decode_image
+from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.resident import (
     PseudoLabelledImages,
-    load_labelled,
-    load_pseudo_labelled,
+    load,
     read_selection,
     rows_of_part,
 )
@@ -58,7 +59,7 @@ class World:
         """Predictions for these rows of these parts; with distributions where `num_classes` is given."""
         folder, artifact, parts = Folder.at(f"{self.root}/{name}"), Artifact.open(self.images), []
         for index, chosen in rows.items():
-            table = resident.read_images(artifact, artifact.manifest.parts[index], ["image_id"])
+            table = read_images(artifact, artifact.manifest.parts[index], ["image_id"])
             numbers = [index * PER_PART + row for row in chosen]
             columns: dict[str, Any] = {
                 "image_id": table["image_id"].take(list(chosen)),
@@ -79,7 +80,8 @@ class World:
         return folder.url
 
     def load(self, predictions: str) -> PseudoLabelledImages:
-        return load_pseudo_labelled(self.images, self.selection, predictions, 32, CPU)
+        source = SelectedParts(self.images, self.selection, predictions)
+        return PseudoLabelledImages(*load(source, 32, CPU), source.copies, source.part_sizes)
 
 
 EVEN = {0: [0, 2], 1: [0, 2], 2: [0]}  # part -> the rows that are selected
@@ -110,7 +112,7 @@ def test_image_stands_beside_its_own_distribution(world: World, pictures: list[b
 
 def test_copies_fill_the_class(world: World) -> None:
     copies = world.load(world.predict("teacher", EVEN, NUM_CLASSES)).copies
-    assert (copies.sum(), copies.min(), copies.max(), copies.dtype) == (6, 1, 2, torch.int64)
+    assert (copies.sum(), copies.min(), copies.max(), copies.dtype) == (6, 1, 2, torch.int32)
 
 
 @pytest.mark.parametrize(
@@ -145,24 +147,25 @@ def test_labelled_images_stand_beside_their_labels(
     source = write_source(f"{memory_root}/source.parquet", pictures, labels)
     config = PrepareConfig(ingest=IngestConfig(num_classes=3, images_per_part=4))
     stages.prepare(config, {"source": source}, memory_root, out=f"{memory_root}/images")
-    loaded = load_labelled(f"{memory_root}/images", 32, CPU)
-    assert loaded.labels.tolist() == labels
-    assert torch.equal(loaded.images, torch.stack([decode_image(data) for data in pictures]))
-    middle = load_labelled(f"{memory_root}/images", 32, CPU, crop_fraction=0.8)
+    source = LabelledParts(f"{memory_root}/images")
+    loaded, found = load(source, 32, CPU)
+    assert found.tolist() == labels
+    assert torch.equal(loaded, torch.stack([decode_image(data) for data in pictures]))
+    middle, _ = load(source, 32, CPU, crop_fraction=0.8)
     cropped = [centre_crop_resize(decode_image(data), 32, 0.8) for data in pictures]
-    assert torch.equal(middle.images, torch.stack(cropped))
+    assert torch.equal(middle, torch.stack(cropped))
 
 
 def test_set_that_does_not_fit_is_refused_before_it_is_read(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 5 * 3 * 32 * 32
     teacher = world.predict("teacher", EVEN, NUM_CLASSES)
-    monkeypatch.setattr(resident, "_free_memory", lambda: needed * 1.26)  # a fifth stays free
+    monkeypatch.setattr(resident, "_free_memory", lambda device: needed * 1.26)  # a fifth stays free
     world.load(teacher)
-    monkeypatch.setattr(resident, "_free_memory", lambda: needed * 1.24)
-    monkeypatch.setattr(resident, "decode", pytest.fail)
-    with pytest.raises(ConfigurationError, match=r"5 images of 32 px need .* GB are free; lower selection\.num_images"):
+    monkeypatch.setattr(resident, "_free_memory", lambda device: needed * 1.24)
+    monkeypatch.setattr(resident, "decode_batch", pytest.fail)
+    with pytest.raises(ConfigurationError, match=r"5 images of 32 px need .* are free; set execution\.data=streaming"):
         world.load(teacher)
 
 
 def test_free_memory_is_told_in_bytes() -> None:
-    assert 2**26 < resident._free_memory() < 2**46
+    assert 2**26 < resident._free_memory(CPU) < 2**46

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows import cli
 from noisystudent_core.data.resident import read_selection
 from noisystudent_core.data.schemas import EVALUATIONS, PREDICTIONS, from_bytes
-from noisystudent_core.recipes import digits
+from noisystudent_core.recipes import RECIPES, digits
 from noisystudent_core.storage.manifest import Artifact
 from tasks.engines import LocalEngine
 from tests.stages.small import Small
@@ -103,7 +103,7 @@ def test_a_finished_stage_is_not_run_again(sources: dict[str, str]) -> None:
 
 def test_recipes_are_listed_and_shown() -> None:
     listed = command("recipes").splitlines()
-    assert [line.split()[0] for line in listed] == ["digits", "finetune"]
+    assert [line.split()[0] for line in listed] == list(RECIPES)
     assert all(len(line.split()) > 5 for line in listed)
     assert yaml.safe_load(command("recipes", "show", "digits")) == digits().model_dump(mode="json")
     changed = yaml.safe_load(command("recipes", "show", "digits", "--set", "seed=5", "--set", "name=mine"))

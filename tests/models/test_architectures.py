@@ -11,7 +11,14 @@ from torch import nn
 
 from noisystudent_core.config import ModelConfig
 from noisystudent_core.errors import ConfigurationError
-from noisystudent_core.models.architectures import Normalised, check_name, create_model, num_parameters
+from noisystudent_core.models.architectures import (
+    Normalised,
+    check_name,
+    create_model,
+    head_classes,
+    num_parameters,
+    start_from,
+)
 
 SEED = 1
 # counted by timm; Tan and Le 2019, table 2, rounds B0 to B7 to 5.3M .. 66M, and L2 is known for 480M
@@ -91,6 +98,25 @@ def test_weights_that_are_missing_or_of_another_format_are_named(tmp_path: Path,
         file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"weights=.*weights\.safetensors.*give a safetensors file"):
         make(weights=str(file))
+
+
+def test_net_begins_with_its_teacher_s_weights_whatever_their_noise() -> None:
+    net, teacher = make(seed=1, stochastic_depth=0.2), make(seed=2, dropout=0.0, stochastic_depth=0.0)
+    teacher.bn1.running_mean += 1
+    start_from(net, teacher)
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("teacher", [{"name": "test_convnext"}, {"num_classes": 7}], ids=["net", "classes"])
+def test_net_does_not_begin_with_another_s_weights(teacher: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"warm_start: the teacher's weights do not fit \(.+\); a student"):
+        start_from(make(), make(**teacher))
+
+
+def test_classes_of_published_heads(tmp_path: Path) -> None:
+    file, _ = published_weights(tmp_path, num_classes=7)
+    models = [{}, {"weights": file}, {"name": "tf_efficientnet_l2.ns_jft_in1k_475", "pretrained": True}]
+    assert [head_classes(ModelConfig(**{"name": "test_resnet", **model})) for model in models] == [None, 7, 1000]
 
 
 def test_weights_of_another_architecture_are_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.noise import standard
-from noisystudent_core.noise.standard import random_crop_pad, random_flip, random_resized_crop
+from noisystudent_core.noise.standard import random_crop_pad, random_cutout, random_flip, random_resized_crop
 
 IMAGES = torch.randint(1, 256, (40, 3, 12, 15), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 SEEDS = torch.arange(40)
@@ -19,6 +19,7 @@ NOISES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "crop_pad": lambda images, seeds: random_crop_pad(images, 4, seeds),
     "crop_pad_reflect": lambda images, seeds: random_crop_pad(images, 4, seeds, mode="reflect"),
     "flip": random_flip,
+    "cutout": lambda images, seeds: random_cutout(images, 6, seeds),
     "resized_crop": lambda images, seeds: random_resized_crop(images, 8, seeds),
 }
 
@@ -40,6 +41,23 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     mirrored = (flipped == image.flip(-1)).flatten(1).all(dim=1)
     kept = (flipped == image).flatten(1).all(dim=1)
     assert (mirrored ^ kept).all() and 400 < mirrored.sum() < 600
+
+
+def test_cutout_is_a_grey_square_about_each_pixel_alike() -> None:
+    image = torch.zeros(1, 3, 6, 6, dtype=torch.uint8)
+    grey = random_cutout(image.expand(3600, -1, -1, -1), 2, torch.arange(3600))[:, 0] == 128
+    squares = torch.zeros(6, 6, 6, 6, dtype=torch.bool)
+    for y, x in torch.cartesian_prod(torch.arange(6), torch.arange(6)).tolist():
+        squares[y, x, max(0, y - 1) : y + 1, max(0, x - 1) : x + 1] = True  # rows y - 1 and y, cut at the edge
+    hits = (grey[:, None] == squares.view(1, 36, 6, 6)).flatten(2).all(dim=2)
+    # every result is exactly one of the 36 squares, and each is drawn about 100 times
+    assert (hits.sum(dim=1) == 1).all() and hits.sum(dim=0).min() >= 60
+
+
+def test_cutout_leaves_the_rest_of_the_image() -> None:
+    cut = random_cutout(IMAGES, 6, SEEDS)
+    assert ((cut == IMAGES) | (cut == 128)).all()
+    assert (cut != IMAGES).any(dim=1).flatten(1).sum(1).max() <= 36
 
 
 def test_resized_crop_of_the_whole_image_is_a_plain_resize() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from noisystudent_core.config import InputNoise, LearnerConfig, ModelConfig
-from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.errors import ConfigurationError, SourceError
 from noisystudent_core.recipes import configure, digits, finetune
 from noisystudent_core.stages import check
+from noisystudent_core.storage.manifest import publish_manifest
 from tests.stages.small import Told
 
 SMALL, LARGE = "test_efficientnet", "test_resnet"  # 0.1M and 0.4M parameters
@@ -79,3 +80,64 @@ def test_settings_that_have_an_effect_are_not_told(overrides: dict[str, Any]) ->
     told = Told([])
     check(configure("digits", overrides=overrides), {}, "", told)
     assert told.events == []
+
+
+def test_unbalanced_selection_with_a_target_is_told() -> None:
+    told = Told([])
+    check(configure("digits", overrides={"selection.balance": "none"}), {}, "", told)
+    assert [fields["text"][:15] for _, fields in told.events] == ['balance="none":']
+
+
+def given_checkpoint(root: str, name: str = LARGE, num_classes: int = 10) -> str:
+    """What the check reads of a checkpoint: its manifest."""
+    config = digits().fit_teacher()
+    config = config.model_copy(
+        update={"num_classes": num_classes, "model": config.model.model_copy(update={"name": name})}
+    )
+    publish_manifest(root, config, {}, (), facts={"num_parameters": 123})
+    return root
+
+
+def test_size_of_a_given_checkpoint_is_in_its_manifest(memory_root: str) -> None:
+    config = configure("digits", overrides={"teacher.checkpoint": given_checkpoint(memory_root)})
+    assert check(config, {}, "") == [123, 373_658, 373_658]
+
+
+def test_given_checkpoint_of_other_classes_is_refused(memory_root: str) -> None:
+    config = configure("digits", overrides={"teacher.checkpoint": given_checkpoint(memory_root, num_classes=9)})
+    with pytest.raises(ConfigurationError, match=r"has 9 classes, the data have data\.num_classes=10"):
+        check(config, {}, "")
+
+
+def test_given_checkpoint_that_is_not_there_is_refused(root: str) -> None:
+    with pytest.raises(SourceError, match=r"no manifest\.json there"):
+        check(configure("digits", overrides={"teacher.checkpoint": root}), {}, "")
+
+
+def test_published_head_must_have_the_data_s_classes() -> None:
+    published = {"teacher.model.name": "resnet18.a1_in1k", "teacher.model.pretrained": True}
+    overrides = {**published, "teacher.checkpoint": "pretrained", "allow_smaller_student": True}
+    with pytest.raises(
+        ConfigurationError, match=r"'resnet18\.a1_in1k' comes with a head of 1000 classes, the data.* 10"
+    ):
+        check(configure("digits", overrides=overrides), {}, "")
+    overrides["data.num_classes"] = 1000
+    assert check(configure("digits", overrides=overrides), {}, "")[0] == 11_689_512
+
+
+def test_released_weights_of_the_paper_can_teach() -> None:
+    name = "tf_efficientnet_b0.ns_jft_in1k"
+    overrides = {"teacher.model.name": name, "teacher.model.pretrained": True, "teacher.checkpoint": "pretrained"}
+    assert check(configure("imagenet_b0", overrides=overrides), {}, "") == [5_288_548] * 2
+
+
+def test_warm_start_is_for_equal_nets(memory_root: str) -> None:
+    warm = {"iterations.*.warm_start": True}
+    check(configure("digits", overrides=warm), {}, "")
+    with pytest.raises(
+        ConfigurationError, match=r"iterations\.0\.warm_start=True: student 1 is test_resnet, its teach"
+    ):
+        check(configure("digits", overrides=warm | {"teacher.model.name": SMALL}), {}, "")
+    other = {"teacher.checkpoint": given_checkpoint(memory_root, name="test_convnext.r160_in1k")}
+    with pytest.raises(ConfigurationError, match="its teacher test_convnext;"):
+        check(configure("digits", overrides=warm | other), {}, "")

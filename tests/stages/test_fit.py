@@ -1,6 +1,7 @@
 """A whole fit as a stage: what it leaves, that it is found again, and that a student needs all of its inputs."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,14 +9,15 @@ import timm
 import torch
 
 from noisystudent_core import stages
-from noisystudent_core.config import FitConfig, InputNoise, PseudoLabelConfig
+from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, PseudoLabelConfig
 from noisystudent_core.data.parts import decode, read_images
 from noisystudent_core.data.resident import read_selection, rows_of_part
 from noisystudent_core.data.schemas import HISTORY, from_bytes
+from noisystudent_core.data.streams import Share
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.models import checkpoints
-from noisystudent_core.stages.fit import _pseudo_labelled
 from noisystudent_core.storage.manifest import Artifact
+from noisystudent_core.training.inputs import open_streams
 from tests.stages.small import DISTRIBUTIONS, FIT, STUDENT, Small, Told
 
 WriteSources = Callable[[str], dict[str, str]]
@@ -156,9 +158,44 @@ def test_noise_of_the_unlabelled_images_is_a_setting_of_its_own(
 def test_unlabelled_images_are_kept_as_their_own_noise_needs_them(
     student_inputs: dict[str, str], apart: dict[str, Any], size_px: int, crop_fraction: float
 ) -> None:
-    pseudo = _pseudo_labelled(noised_apart(**apart), student_inputs)
+    with open_streams(noised_apart(**apart), student_inputs, Share(), torch.device("cpu")) as streams:
+        assert streams.unlabelled is not None
+        images, _ = streams.unlabelled.batch(0)
     artifact, selection = Artifact.open(student_inputs["images"]), read_selection(student_inputs["selection"])
-    first = read_images(artifact, artifact.manifest.parts[0], ["image", "reason"])
-    expected, _ = decode(first.take(rows_of_part(selection, 0)["row"]), size_px, crop_fraction)
-    assert pseudo is not None
-    assert torch.equal(pseudo.images[: len(expected)], expected)
+    expected = []
+    for index, part in enumerate(artifact.manifest.parts):
+        table = read_images(artifact, part, ["image", "reason"])
+        expected += decode(table.take(rows_of_part(selection, index)["row"]), size_px, crop_fraction)[0]
+    assert len(images) == 12
+    assert {image.numpy().tobytes() for image in images} <= {image.numpy().tobytes() for image in expected}
+
+
+class Killed(Exception):
+    """What ends a fit in the middle."""
+
+
+def test_fit_cut_short_goes_on_from_its_state_and_leaves_the_same_bytes(
+    student_inputs: dict[str, str], tmp_path: Path
+) -> None:
+    train = STUDENT.train.model_copy(update={"steps": 6})
+    config = STUDENT.model_copy(update={"train": train, "execution": ExecutionConfig(state_every_steps=2)})
+
+    def die_at_step_5(event: str, **fields: Any) -> None:
+        if event == "metrics" and fields["step"] == 5:
+            raise Killed
+
+    root, told = tmp_path / "root", Told([])
+    whole = stages.fit(config, student_inputs, str(tmp_path / "whole"))
+    with pytest.raises(Killed):
+        stages.fit(config, student_inputs, str(root), die_at_step_5)
+    assert sorted(int(path.name.split(".")[0]) for path in root.glob("state/*/*.safetensors")) == [2, 4]
+    assert stages.fit(config, student_inputs, str(root), told) == whole
+    assert [fields["step"] for event, fields in told.events if event == "metrics"] == [5, 6]
+    assert not list(root.glob("state/*"))  # nothing is left once the checkpoint stands
+
+
+def test_how_a_fit_is_carried_out_is_no_part_of_its_key(student_inputs: dict[str, str], root: str) -> None:
+    other = STUDENT.model_copy(update={"execution": ExecutionConfig(state_every_steps=1)})
+    told = Told([])
+    assert stages.fit(STUDENT, student_inputs, root) == stages.fit(other, student_inputs, root, told)
+    assert told.events == []

@@ -1,5 +1,7 @@
 """The loop: the same bits twice, a validation curve of the asked length, and an error that says where it diverged."""
 
+import uuid
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -7,8 +9,9 @@ import torch
 from torch import nn
 
 from noisystudent_core.config import FitConfig, InputNoise, OptimizerConfig, PseudoLabelConfig
-from noisystudent_core.errors import NonFiniteLossError
+from noisystudent_core.errors import DeviceMemoryError, NonFiniteLossError
 from noisystudent_core.events import Events, silent
+from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.step import TrainState
@@ -28,7 +31,8 @@ def run(
 ) -> tuple[TrainState, loop.History]:
     state = loop.start(build(config), config)
     pseudo = None if config.pseudo_labels is None else pseudo_labelled()
-    history = loop.fit(state, config, Batches.resident(config, labelled(), pseudo), 12, validate, events)
+    batches = Batches.resident(config, labelled(), pseudo)
+    history = loop.fit(state, config, batches, 12, validate, events, Folder.at(f"memory://{uuid.uuid4().hex}"))
     return state, history
 
 
@@ -110,7 +114,8 @@ def test_finished_state_takes_no_step_more() -> None:
     config = fit_config()
     state, _ = run(config)
     before = weights(state)
-    history = loop.fit(state, config, Batches.resident(config, labelled(), None), 12, lambda net: {}, silent)
+    batches, folder = Batches.resident(config, labelled(), None), Folder.at(f"memory://{uuid.uuid4().hex}")
+    history = loop.fit(state, config, batches, 12, lambda net: {}, silent, folder)
     assert (history.rows, weights(state)) == ([], before)
 
 
@@ -123,7 +128,26 @@ def test_divergence_names_step_and_learning_rate() -> None:
     assert "lower train.optimizer.learning_rate" in str(e.value)
 
 
-def test_divergence_between_reports_is_found_at_the_end() -> None:
+def test_divergence_between_reports_is_named_by_its_own_step() -> None:
     huge = OptimizerConfig(name="sgd", learning_rate=1e30, learning_rate_batch=4, weight_decay=0)
-    with pytest.raises(NonFiniteLossError, match="at step 7"):
+    with pytest.raises(NonFiniteLossError, match=r"at step [12],"):
         run(fit_config(optimizer=huge, steps=8, log_every_steps=100))
+
+
+def test_overfitting_one_batch_shows_the_same_images_every_step() -> None:
+    noise = InputNoise(num_ops=0, crop="translate", crop_padding_px=8, flip=True)
+    config = fit_config(steps=25, pseudo_labels=STUDENT, noise=noise)
+    _, history = run(config.model_copy(update={"overfit_one_batch": True}))
+    losses = [value for _, name, value in history.rows if name == "train/loss_labelled"]
+    assert losses[-1] < 0.1 * losses[0]
+    assert all(later < earlier + 0.05 for earlier, later in pairwise(losses[4:]))
+
+
+def test_a_step_too_large_for_the_memory_names_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "train_step", full)
+    config = fit_config(pseudo_labels=STUDENT)
+    with pytest.raises(DeviceMemoryError, match=r"12 images of 32 px does not fit .* set train\.micro_batches=2"):
+        run(config)

@@ -31,8 +31,11 @@ def test_soft_targets_take_plain_cross_entropy() -> None:
     close(soft_loss(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.25, 0.75]])), 0.25 * A + 0.75 * (A + 2))
 
 
-@pytest.mark.parametrize(("weighting", "expected"), [("concat_mean", 1.75), ("sum_of_means", 3.0), ("per_labelled", 7)])
-def test_three_weightings_of_one_and_two_at_ratio_three(weighting: Weighting, expected: float) -> None:
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [("concat_mean", 1.75), ("sum_of_means", 3.0), ("per_labelled", 7), ("unlabelled_only", 2)],
+)
+def test_weightings_of_one_and_two_at_ratio_three(weighting: Weighting, expected: float) -> None:
     close(weigh(torch.tensor(1.0), torch.tensor(2.0), 3.0, weighting), float(expected))
 
 

@@ -75,9 +75,30 @@ def test_rmsprop_has_its_epsilon_inside_the_root() -> None:
 
 
 @pytest.mark.parametrize(
+    ("nesterov", "expected"),
+    [
+        (True, [0.905, 0.7695]),  # moves 0.1 x (0.5 + 0.9 x 0.5), then 0.1 x (0.5 + 0.9 x (0.9 x 0.5 + 0.5))
+        (False, [0.95, 0.855]),  # moves 0.1 x 0.5, then 0.1 x (0.9 x 0.5 + 0.5)
+    ],
+)
+def test_sgd_with_either_momentum(nesterov: bool, expected: list[float]) -> None:
+    weight = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(weight.weight)
+    optimizer = create_optimizer(weight, OptimizerConfig(name="sgd", nesterov=nesterov, weight_decay=0))
+    set_learning_rate(optimizer, 0.1)
+    found = []
+    for _ in range(2):
+        weight.weight.grad = torch.full((1, 1), 0.5)
+        optimizer.step()
+        found.append(weight.weight.item())
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
     ("settings", "kind", "expected"),
     [
         ({"name": "sgd"}, torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        ({"name": "sgd", "nesterov": False}, torch.optim.SGD, {"momentum": 0.9, "nesterov": False}),
         ({"name": "sgd", "momentum": 0.0}, torch.optim.SGD, {"momentum": 0.0, "nesterov": False}),
         ({"name": "adamw", "decay": 0.999, "eps": 1e-8}, torch.optim.AdamW, {"betas": (0.9, 0.999), "eps": 1e-8}),
     ],

@@ -1,6 +1,7 @@
 """One step: joint batch norm, losses apart, one update, and learning that shows on a batch seen again and again."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from noisystudent_core.noise.noise_layers import StochasticDepth
 from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.losses import Weighting
-from noisystudent_core.training.step import Batch, TrainState, compute_losses, train_step
+from noisystudent_core.training.step import Batch, TrainState, compute_losses, train_step, uses_bf16
 from tests.training.small import build, fit_config, labelled, pseudo_labelled, same_weights
 
 STUDENT = fit_config(pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3), label_smoothing=0.1)
@@ -111,3 +112,85 @@ def test_model_noise_kept_to_labelled_images_spares_the_others_in_the_same_forwa
 
 def size_of(rows: torch.Tensor) -> torch.Tensor:
     return rows.detach().flatten(1).abs().sum(1)
+
+
+def gradient_step(state: TrainState, batch: Batch, **train: Any) -> dict[str, torch.Tensor]:
+    """The weights after one plain step of gradient descent."""
+    plain = OptimizerConfig(name="sgd", momentum=0, weight_decay=0)
+    settings = STUDENT.train.model_copy(update={"optimizer": plain, **train})
+    state = loop.start(copy.deepcopy(state.net), STUDENT.model_copy(update={"train": settings}))
+    train_step(state, batch, settings, 0.5)
+    return {name: parameter.detach() for name, parameter in state.net.named_parameters()}
+
+
+@pytest.mark.parametrize("weighting", ["concat_mean", "sum_of_means", "per_labelled"])
+def test_micro_batches_keep_the_ratio_and_add_up_to_the_whole_batch(weighting: Weighting) -> None:
+    model = STUDENT.model.model_copy(update={"name": "test_convnext"})  # without batch norm
+    config = STUDENT.model_copy(update={"model": model})
+    state = loop.start(build(config), config)
+    batch = Batches.resident(config, labelled(), pseudo_labelled())(0)
+    for part in batch.micro_batches(4):
+        assert part.targets_UC is not None
+        assert (len(part.labels_L), len(part.targets_UC), len(part.images)) == (1, 3, 4)
+    whole = gradient_step(state, batch, loss_weighting=weighting)
+    for number in (2, 4):
+        parts = gradient_step(state, batch, loss_weighting=weighting, micro_batches=number)
+        for name, weight in whole.items():
+            torch.testing.assert_close(parts[name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_micro_batches_report_the_losses_of_the_whole_batch() -> None:
+    config = STUDENT.model_copy(update={"model": STUDENT.model.model_copy(update={"name": "test_convnext"})})
+    batch = Batches.resident(config, labelled(), pseudo_labelled())(0)
+    found = []
+    for number in (1, 2):
+        train = config.train.model_copy(update={"micro_batches": number})
+        found.append(train_step(loop.start(build(config), config), batch, train, 0.1))
+    one, two = found
+    assert one.unlabelled is not None and two.unlabelled is not None
+    torch.testing.assert_close(two.total, one.total)
+    torch.testing.assert_close(two.labelled, one.labelled)
+    torch.testing.assert_close(two.unlabelled, one.unlabelled)
+
+
+def test_micro_batches_keep_model_noise_to_their_own_labelled_images() -> None:
+    batch = Batch(torch.zeros(16, 3, 8, 8, dtype=torch.uint8), torch.zeros(4).long(), torch.zeros(12, 3), 4)
+    assert [part.num_noised for part in batch.micro_batches(2)] == [2, 2]
+
+
+def test_split_batch_norm_takes_the_statistics_of_each_kind_apart() -> None:
+    state, batch = start()
+    seen = []
+    state.net.get_submodule("net.conv1.0").register_forward_hook(
+        lambda module, inputs, output: seen.append(len(output))
+    )
+    train_step(state, batch, STUDENT.train.model_copy(update={"batch_norm": "split"}), 0.1)
+    assert seen == [4, 12]
+
+
+def test_gradient_is_cut_to_its_norm() -> None:
+    state, batch = start()
+    before = {name: parameter.detach().clone() for name, parameter in state.net.named_parameters()}
+
+    def moved(**train: Any) -> float:
+        after = gradient_step(state, batch, **train)
+        return sum(((after[name] - before[name]) ** 2).sum().item() for name in before) ** 0.5
+
+    assert moved() > 0.5 * 0.02
+    assert moved(clip_norm=0.02) == pytest.approx(0.5 * 0.02, rel=1e-3)
+
+
+def test_bf16_computes_near_float32_and_keeps_float32_weights() -> None:
+    state, batch = start()
+    train = STUDENT.train.model_copy(update={"precision": "bf16"})
+    exact = compute_losses(copy.deepcopy(state.net)(batch.images), batch, train).total.item()
+    losses = train_step(state, batch, train, 0.1)
+    assert losses.total.dtype == torch.float32
+    assert 0 < abs(losses.total.item() - exact) < 0.05
+    assert {parameter.dtype for parameter in state.net.parameters()} == {torch.float32}
+
+
+def test_bf16_by_default_on_a_gpu_alone() -> None:
+    train = STUDENT.train
+    assert uses_bf16(train, torch.device("cuda")) and not uses_bf16(train, torch.device("cpu"))
+    assert not uses_bf16(train.model_copy(update={"precision": "float32"}), torch.device("cuda"))

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
+from noisystudent_core.config import LearnerConfig, NoisyStudentConfig
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.recipes import RECIPES, SHORTCUTS, configure, digits, finetune
+from noisystudent_core.stages import check
+from tests.stages.small import Told
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -17,15 +20,37 @@ def test_recipe_carries_its_name(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_shrink_shortens_every_fit(name: str) -> None:
     whole, small = RECIPES[name](), RECIPES[name](shrink=0.1)
-    for learner, shorter in zip([whole.teacher, *whole.iterations], [small.teacher, *small.iterations], strict=True):
+    for learner, shorter in zip(learners(whole), learners(small), strict=True):
         assert shorter.train.num_steps(20_000) <= 0.11 * learner.train.num_steps(20_000)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_students_follow_algorithm_1(name: str) -> None:
     config = RECIPES[name]()
-    assert config.baselines and len(config.iterations) == 2
-    assert all(student.model.dropout > 0 and student.noise.num_ops > 0 for student in config.iterations)
+    assert config.baselines and config.iterations
+    assert not any(student.warm_start or student.checkpoint for student in config.iterations)
+    for student in config.iterations:
+        assert student.model.dropout > 0 and student.model.stochastic_depth > 0 and student.noise.crop != "none"
+        assert student.noise.num_ops == 2 or name in ("imagenet_b0_reference", "imagenet_b1_reference")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_models_and_sizes_are_accepted(name: str) -> None:
+    told = Told([])
+    sizes = check(RECIPES[name](shrink=0.01), {}, "", told)
+    assert sizes == sorted(sizes)
+    assert told.events == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_docstring_says_what_it_is_in_its_first_line(name: str) -> None:
+    first = (RECIPES[name].__doc__ or "").splitlines()[0]
+    assert first.endswith((".", ":")) and len(first) > 40
+
+
+def learners(config: NoisyStudentConfig) -> list[LearnerConfig]:
+    selector = [] if config.selector == "teacher" else [config.selector]
+    return [config.teacher, *selector, *config.iterations]
 
 
 def test_digits_come_with_the_checkout() -> None:
@@ -82,7 +107,7 @@ def test_shrink_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"recipe": "digit"}, "recipe 'digit': must be one of digits, finetune"),
+        ({"recipe": "digit"}, "recipe 'digit': must be one of digits, finetune, cifar10, svhn, imagenet_b0, "),
         ({"recipe": "digits", "num_iterations": 0}, "num_iterations=0: must be >= 1; the paper does three"),
         ({"recipe": "digits", "seed": 1, "overrides": {"seed": 2}}, "'seed' is given by a parameter and by overrides"),
         (

@@ -1,8 +1,6 @@
-"""Whole configurations as functions; every recipe takes `shrink`, a factor on images and steps for tests and trials."""
+"""The demo on handwritten digits, and fine-tuning on your own images."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from noisystudent_core.config import (
     DataConfig,
@@ -16,63 +14,9 @@ from noisystudent_core.config import (
     SelectionConfig,
     Sources,
     TrainConfig,
-    apply_overrides,
 )
-from noisystudent_core.errors import ConfigurationError
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-def configure(
-    recipe: str,
-    *,
-    sources: Mapping[str, str | None] | None = None,
-    shrink: float = 1.0,
-    student: str | None = None,
-    num_iterations: int | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    **shortcuts: Any,
-) -> NoisyStudentConfig:
-    """A recipe with its sources, then shortcuts, then overrides put in place; None leaves the recipe's own value.
-
-    `shortcuts` are those of `SHORTCUTS` and `seed`. Raises `ConfigurationError` for an unknown recipe or setting, for a
-    value out of range, and for a setting given twice.
-    """
-    if not 0 < shrink <= 1:
-        raise ConfigurationError(f"shrink={shrink}: must be above 0 and at most 1, which is the recipe as it is")
-    config = _named(recipe)(shrink=shrink)
-    if num_iterations is not None:
-        config = _with_iterations(config, num_iterations)
-    given = {f"sources.{split}": url for split, url in (sources or {}).items() if url is not None}
-    for name, value in {"student": student, **shortcuts}.items():
-        if value is not None:
-            given[SHORTCUTS[name]] = value
-    if twice := sorted(set(given) & set(overrides or {})):
-        raise ConfigurationError(f"{twice[0]!r} is given by a parameter and by overrides: leave one of them out")
-    return apply_overrides(config, given | dict(overrides or {}))
-
-
-SHORTCUTS = {
-    "seed": "seed",
-    "student": "iterations.*.model.name",
-    "unlabelled_ratio": "iterations.*.pseudo_labels.unlabelled_ratio",
-    "threshold": "selection.threshold",
-    "num_images_per_class": "selection.num_images_per_class",
-}
-
-
-def _named(recipe: str) -> Callable[..., NoisyStudentConfig]:
-    if recipe not in RECIPES:
-        raise ConfigurationError(f"recipe {recipe!r}: must be one of {', '.join(RECIPES)}")
-    return RECIPES[recipe]
-
-
-def _with_iterations(config: NoisyStudentConfig, number: int) -> NoisyStudentConfig:
-    """The first `number` iterations, the last one repeated where the recipe has fewer."""
-    if number < 1:
-        raise ConfigurationError(f"num_iterations={number}: must be >= 1; the paper does three")
-    own = config.iterations
-    return config.model_copy(update={"iterations": (own + own[-1:] * number)[:number]})
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def digits(shrink: float = 1.0) -> NoisyStudentConfig:
@@ -95,14 +39,14 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
         teacher=LearnerConfig(
             model=net,
             train=_digits_train(300 * shrink, batch_size=100, learning_rate=0.1, weight_decay=5e-4),
-            noise=_digits_noise(magnitude=10),
+            noise=_digits_noise(magnitude=9),
         ),
         selection=SelectionConfig(threshold=0.45, num_images_per_class=max(10, round(1100 * shrink)), max_copies=2),
         iterations=(
             IterationConfig(
                 model=net,
                 train=_digits_train(500 * shrink, batch_size=64, learning_rate=0.2, weight_decay=5e-3),
-                noise=_digits_noise(magnitude=15),
+                noise=_digits_noise(magnitude=14),
                 pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, labels="hard"),
             ),
         )
@@ -111,7 +55,15 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
 
 
 def _digits_noise(magnitude: float) -> InputNoise:
-    return InputNoise(num_ops=2, magnitude=magnitude, crop="translate", crop_padding_px=3, flip=False)
+    return InputNoise(
+        num_ops=2,
+        magnitude=magnitude,
+        translate_const=4,
+        cutout_const=4,
+        crop="translate",
+        crop_padding_px=3,
+        flip=False,
+    )
 
 
 def _digits_train(steps: float, *, batch_size: int, learning_rate: float, weight_decay: float) -> TrainConfig:
@@ -165,6 +117,3 @@ def finetune(shrink: float = 1.0, *, model: str = "convnext_tiny.fb_in22k") -> N
         selection=SelectionConfig(threshold=0.3, num_images_per_class=5000),
         iterations=(student, student),
     )
-
-
-RECIPES: dict[str, Callable[..., NoisyStudentConfig]] = {"digits": digits, "finetune": finetune}
