@@ -210,6 +210,11 @@ CASES: dict[str, tuple[Callable[[World], Any], type[Exception], list[str]]] = {
         errors.ConfigurationError,
         ["'resnt18'", "similar: ", "resnet18"],
     ),
+    "image size the net cannot take": (
+        lambda w: checked(run_of(teacher__model__name="convnext_tiny", teacher__model__resolution_px=16)),
+        errors.ConfigurationError,
+        ["resolution_px=16", "convnext_tiny cannot take images of this size", "choose a larger size"],
+    ),
     "magnitude beyond the dialect": (
         lambda w: checked(run_of(teacher__noise__magnitude=31, teacher__noise__dialect="torchvision")),
         errors.ConfigurationError,

@@ -83,10 +83,22 @@ def check_name(name: str) -> None:
 
 
 def num_parameters(config: ModelConfig, num_classes: int) -> int:
-    """Parameters of the net, counted without allocating them."""
-    check_name(config.name)
-    with torch.device("meta"):
-        model = timm.create_model(config.name, num_classes=num_classes)
+    """Parameters of the net, counted without allocating them.
+
+    Raises `ConfigurationError` for a name timm does not know, and for images of a size that the net cannot take.
+    """
+    arguments = {"img_size": config.resolution_px} if _cfg(config.name).get("fixed_input_size") else {}
+    size = (1, 3, config.resolution_px, config.resolution_px)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = timm.create_model(config.name, num_classes=num_classes, **arguments).eval()
+            model(torch.empty(size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ConfigurationError(
+            f"resolution_px={config.resolution_px}: {config.name} cannot take images of this size "
+            f"({str(error).splitlines()[0]}); choose a larger size, or a net made for small images (cifar_resnet20, "
+            "tf_efficientnet_b0_32px)"
+        ) from None
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -24,6 +24,9 @@ def check(config: NoisyStudentConfig, inputs: Inputs, root: str, events: Events 
     sizes = [_num_parameters(learner, config.data.num_classes) for learner in learners]
     if config.selector != "teacher":
         _num_parameters(config.selector, config.data.num_classes)
+    for iteration in range(len(learners)):
+        if (fix := config.fix_resolution(iteration)) is not None:
+            num_parameters(fix.model, config.data.num_classes)
     _check_input_noise(config)
     _check_warm_starts(config)
     for fit in config.fits():
