@@ -1,35 +1,21 @@
-"""Tracking against a real SQLite-backed MLflow, and against a real server that is down, or stopped and resumed."""
+"""Tracking against a real SQLite-backed MLflow, and against an address where no server is."""
 
 import json
 import logging
-import os
 import pickle
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tasks import mlflow_connection, tracking
 from tasks.tracking import TrackedData, Tracker, default_tracking_uri, without_secrets
+from tests.tasks.tracked import free_port, history, opened, quick_and_quiet
 
-
-@pytest.fixture(autouse=True)
-def quick_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(mlflow_connection, "FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr(mlflow_connection, "RETRY_SECONDS", 0.2)
-    monkeypatch.setattr(mlflow_connection, "_WARNED", set())
-    monkeypatch.chdir(tmp_path)
+__all__ = ["quick_and_quiet"]
 
 
 @pytest.fixture(scope="module")
@@ -42,73 +28,15 @@ def tracker(sqlite_uri: str, request: pytest.FixtureRequest) -> Tracker:
     return Tracker(sqlite_uri, experiment=request.node.name)  # one database (2 s to create), an experiment per test
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(f"{address}/health", timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no MLflow server at {address} within {seconds} s (exit code {server.poll()})")
-
-
-class Server:
-    def __init__(self, folder: Path) -> None:
-        port = _free_port()
-        self.uri = f"http://127.0.0.1:{port}"
-        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
-        command = [sys.executable, "-m", "mlflow", "server", *options, *stores]
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        environment = {**os.environ, **quiet}
-        with (folder / "server.log").open("wb") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
-            )
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)  # the server and its workers: a session of their own
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    started = Server(tmp_path_factory.mktemp("server"))
-    try:
-        _wait_until_healthy(started.uri, started.process)
-        yield started
-    finally:
-        started.signal(signal.SIGCONT)
-        started.signal(signal.SIGKILL)
-        started.process.wait()
-
-
-def _open(tracker: Tracker, **changes: Any) -> str:
-    run_id = tracker.open_run("abc", **{"name": "digits", "params": {}, **changes})
-    assert run_id is not None
-    return run_id
-
-
-def _history(tracker: Tracker, run_id: str | None, key: str) -> list[tuple[int, float]]:
-    assert run_id is not None
-    return [(metric.step, metric.value) for metric in tracker.client().get_metric_history(run_id, key)]
-
-
 def _params(tracker: Tracker, run_id: str) -> Mapping[str, str]:
     return tracker.client().get_run(run_id).data.params
 
 
 def test_rerun_attaches_to_the_run_of_the_same_digest(tracker: Tracker) -> None:
-    first = _open(tracker, flow_run_id="flow-1", tags={"recipe": "digits"}, flow_run_url="http://prefect/1")
+    first = opened(tracker, flow_run_id="flow-1", tags={"recipe": "digits"}, flow_run_url="http://prefect/1")
     tracker.close_run(first, "FAILED")
-    assert _open(tracker, flow_run_id="flow-2") == first
-    assert _open(tracker, flow_run_id="flow-2") == first
+    assert opened(tracker, flow_run_id="flow-2") == first
+    assert opened(tracker, flow_run_id="flow-2") == first
     run = tracker.client().get_run(first)
     assert run.info.status == "RUNNING"
     assert run.data.tags["prefect.flow_run_ids"] == "flow-1,flow-2"
@@ -118,7 +46,7 @@ def test_rerun_attaches_to_the_run_of_the_same_digest(tracker: Tracker) -> None:
 
 
 def test_artifacts_lie_beside_the_database(tracker: Tracker, sqlite_uri: str, tmp_path: Path) -> None:
-    run = tracker.client().get_run(_open(tracker))
+    run = tracker.client().get_run(opened(tracker))
     folder = Path(sqlite_uri.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
     assert str(run.info.artifact_uri).startswith(folder.as_uri())
     assert not (tmp_path / "mlruns").exists()
@@ -129,24 +57,24 @@ def test_two_runs_created_at_once_end_as_one(tracker: Tracker) -> None:
     together = threading.Barrier(4)
     run_ids: list[str] = []
 
-    def opened() -> None:
+    def open_one() -> None:
         together.wait()
-        run_ids.append(_open(tracker))
+        run_ids.append(opened(tracker))
 
-    threads = [threading.Thread(target=opened) for _ in range(4)]
+    threads = [threading.Thread(target=open_one) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(run_ids) == 4
-    winner = _open(tracker)
-    assert _open(tracker) == winner
+    winner = opened(tracker)
+    assert opened(tracker) == winner
     assert winner in run_ids
 
 
 def test_params_are_flat_short_and_logged_once(tracker: Tracker) -> None:
     steps = [{"train": {"epochs": epoch}} for epoch in range(150)]  # more than the 100 of one request
-    run_id = _open(tracker, params={"iterations": steps, "note": "x" * 7000, "sizes": [1, 2], "odd?key": None})
+    run_id = opened(tracker, params={"iterations": steps, "note": "x" * 7000, "sizes": [1, 2], "odd?key": None})
     params = _params(tracker, run_id)
     assert len(params) == 153
     assert params["iterations.149.train.epochs"] == "149"
@@ -154,14 +82,14 @@ def test_params_are_flat_short_and_logged_once(tracker: Tracker) -> None:
     assert params["note"].endswith("... (7000 characters)")
     assert params["sizes"] == "[1, 2]"
     assert params["odd_key"] == "None"
-    assert _open(tracker, params={"sizes": [3], "late": 1}) == run_id
+    assert opened(tracker, params={"sizes": [3], "late": 1}) == run_id
     assert {"sizes": "[1, 2]", "late": "1"}.items() <= _params(tracker, run_id).items()
 
 
 def test_data_sets_are_logged_once_and_without_secrets(tracker: Tracker) -> None:
     source = "s3://key:secret@bucket/digits?token=secret"
     data = TrackedData(role="labelled", name="digits", digest="d" * 64, source=source, num_rows=100)
-    run_id = _open(tracker)
+    run_id = opened(tracker)
     tracker.log_inputs(run_id, [data])
     tracker.log_inputs(run_id, [data])
     run = tracker.client().get_run(run_id)
@@ -174,7 +102,7 @@ def test_data_sets_are_logged_once_and_without_secrets(tracker: Tracker) -> None
 
 
 def test_retried_stage_logs_only_later_steps(tracker: Tracker) -> None:
-    parent = _open(tracker)
+    parent = opened(tracker)
     with tracker.stage_run(parent, key="fit-1", name="iteration 1 fit", iteration=1, params={"lr": 0.1}) as stage:
         for step in range(3):
             stage.log({"train/loss_labelled": 1.0 / (step + 1)}, step)
@@ -183,9 +111,9 @@ def test_retried_stage_logs_only_later_steps(tracker: Tracker) -> None:
         assert (retried.run_id, retried.finished) == (stage.run_id, False)
         for step in range(1, 5):
             retried.log({"train/loss_labelled": 9.0, "train/loss_unlabelled": 2.0}, step)
-    history = _history(tracker, stage.run_id, "train/loss_labelled")
-    assert history == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 9.0), (4, 9.0)]
-    assert [step for step, _ in _history(tracker, stage.run_id, "train/loss_unlabelled")] == [1, 2, 3, 4]
+    found = history(tracker, stage.run_id, "train/loss_labelled")
+    assert found == [(0, 1.0), (1, 0.5), (2, pytest.approx(1 / 3)), (3, 9.0), (4, 9.0)]
+    assert [step for step, _ in history(tracker, stage.run_id, "train/loss_unlabelled")] == [1, 2, 3, 4]
     run = tracker.client().get_run(stage.run_id or "")
     assert run.data.params == {"iteration": "1", "lr": "0.1"}
     assert {"mlflow.parentRunId": parent, "noisy_student.stage": "fit-1", "noisy_student.iteration": "1"}.items() <= (
@@ -194,7 +122,7 @@ def test_retried_stage_logs_only_later_steps(tracker: Tracker) -> None:
 
 
 def test_reused_stage_logs_nothing_twice(tracker: Tracker) -> None:
-    parent = _open(tracker)
+    parent = opened(tracker)
     with tracker.stage_run(parent, key="evaluate-0", name="iteration 0 evaluate") as stage:
         stage.log({"eval/top1": 0.9}, 0)
     before = tracker.client().get_run(stage.run_id or "").info
@@ -204,29 +132,29 @@ def test_reused_stage_logs_nothing_twice(tracker: Tracker) -> None:
         assert reused.log_image("noise-grid", b"png") is None
     assert tracker.client().list_artifacts(stage.run_id or "") == []
     after = tracker.client().get_run(stage.run_id or "").info
-    assert _history(tracker, stage.run_id, "eval/top1") == [(0, 0.9)]
+    assert history(tracker, stage.run_id, "eval/top1") == [(0, 0.9)]
     assert (after.status, after.end_time) == ("FINISHED", before.end_time)
 
 
 def test_failed_stage_ends_as_failed(tracker: Tracker) -> None:
     with (
         pytest.raises(ZeroDivisionError),
-        tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit") as stage,
+        tracker.stage_run(opened(tracker), key="fit-0", name="iteration 0 fit") as stage,
     ):
         stage.log({"loss": 1 / 0}, 0)
     assert tracker.client().get_run(stage.run_id or "").info.status == "FAILED"
 
 
 def test_parent_shows_the_climb_once(tracker: Tracker) -> None:
-    parent = _open(tracker)
+    parent = opened(tracker)
     for _ in range(2):  # a run and its rerun
         for step, top1 in ((1, 0.93), (0, 0.92), (2, 0.95)):
             tracker.log_parent_metrics(parent, {"eval/top1": top1}, step=step)
-    assert sorted(_history(tracker, parent, "eval/top1")) == [(0, 0.92), (1, 0.93), (2, 0.95)]
+    assert sorted(history(tracker, parent, "eval/top1")) == [(0, 0.92), (1, 0.93), (2, 0.95)]
 
 
 def test_tables_texts_and_images_are_replaced_not_appended(tracker: Tracker) -> None:
-    parent = _open(tracker)
+    parent = opened(tracker)
     for png in (b"first", b"second"):
         tracker.log_table(parent, "iterations", [{"iteration": 0, "top1": 0.9}, {"iteration": 1, "gain": 2.5}])
         tracker.log_text(parent, "report.md", "# Report")
@@ -243,7 +171,7 @@ def test_tables_texts_and_images_are_replaced_not_appended(tracker: Tracker) -> 
 
 
 def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    tracker = Tracker(f"http://name:secret@127.0.0.1:{_free_port()}")
+    tracker = Tracker(f"http://name:secret@127.0.0.1:{free_port()}")
     with caplog.at_level(logging.WARNING, mlflow_connection.LOG.name):
         assert tracker.open_run("abc", name="digits", params={}) is None
         assert tracker.open_run("abc", name="digits", params={}) is None
@@ -259,102 +187,35 @@ def test_unreachable_server_turns_tracking_off_with_one_warning(caplog: pytest.L
 
 
 def test_metric_that_is_no_number_does_not_stop_a_fit(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
-    with tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit") as stage:
+    with tracker.stage_run(opened(tracker), key="fit-0", name="iteration 0 fit") as stage:
         stage.log({"loss": "high"}, 0)  # type: ignore[dict-item]
         stage.log({"loss": float("nan"), "accuracy (%)": 0.5}, 1)
     assert "could not convert string to float" in caplog.text
-    assert _history(tracker, stage.run_id, "accuracy ___") == [(1, 0.5)]
+    assert history(tracker, stage.run_id, "accuracy ___") == [(1, 0.5)]
 
 
 def test_deleted_run_loses_its_metrics_with_a_warning(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
-    stage = tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit")
+    stage = tracker.stage_run(opened(tracker), key="fit-0", name="iteration 0 fit")
     tracker.client().delete_run(stage.run_id or "")
     stage.log({"loss": 1.0, "top1": 0.1}, 0)
     stage.close()
     assert f"2 metric values of run {stage.run_id} are lost" in caplog.text
 
 
-def test_stopped_server_never_holds_up_a_fit(
-    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
-    tracker = Tracker(server.uri)
-    stage = tracker.stage_run(_open(tracker), key="fit-0", name="iteration 0 fit")
-    with monkeypatch.context() as impatient:
-        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        server.signal(signal.SIGSTOP)
-        slowest = 0.0
-        for step in range(2000):
-            started = time.monotonic()
-            stage.log({"train/loss_labelled": float(step)}, step)
-            slowest = max(slowest, time.monotonic() - started)
-        time.sleep(3)  # longer than the 1 s that a request may take
-        server.signal(signal.SIGCONT)
-    stage.close()
-    assert slowest < 1
-    assert "cannot send metrics" in caplog.text
-    assert _history(tracker, stage.run_id, "train/loss_labelled") == [(step, float(step)) for step in range(2000)]
-    assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
-
-
-def test_full_buffer_and_a_server_that_stays_away_are_counted(
-    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mlflow_connection, "MAX_WAITING", 10)
-    monkeypatch.setattr(mlflow_connection, "GIVE_UP_SECONDS", 0.1)
-    tracker = Tracker(server.uri)
-    stage = tracker.stage_run(_open(tracker), key="fit-lost", name="iteration 0 fit")
-    with monkeypatch.context() as impatient:
-        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-        server.signal(signal.SIGSTOP)
-        try:
-            for step in range(30):
-                stage.log({"loss": 0.0}, step)
-            stage.close()
-        finally:
-            server.signal(signal.SIGCONT)
-    assert f"30 metric values of run {stage.run_id} are lost" in caplog.text
-    assert not tracker.stage_run(_open(tracker), key="fit-lost", name="iteration 0 fit").finished
-
-
-def test_run_address_opens_in_the_ui(server: Server) -> None:
-    tracker = Tracker(server.uri)
-    run_id = _open(tracker)
-    experiment_id = tracker.client().get_run(run_id).info.experiment_id
-    assert tracker.run_url(run_id) == f"{server.uri}/#/experiments/{experiment_id}/runs/{run_id}"
-
-
-def test_server_keeps_tables(server: Server) -> None:
-    tracker = Tracker(server.uri)
-    run_id = _open(tracker)
-    tracker.log_table(run_id, "thresholds", [{"threshold": 0.3, "kept": 0.8}])
-    assert [file.path for file in tracker.client().list_artifacts(run_id, "tables")] == ["tables/thresholds.json"]
-
-
-def test_image_has_an_address_that_a_browser_shows(server: Server) -> None:
-    tracker = Tracker(server.uri)
-    with tracker.stage_run(_open(tracker), key="fit-figures", name="fit teacher") as stage:
-        url = stage.log_image("noise-grid", b"\x89PNG")
-    assert url is not None
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        assert (answer.read(), answer.headers["Content-Type"]) == (b"\x89PNG", "image/png")
-        assert answer.headers["Cross-Origin-Resource-Policy"] is None  # a page of Prefect's may show it
-
-
 def test_image_that_mlflow_does_not_take_is_a_warning(tracker: Tracker, caplog: pytest.LogCaptureFixture) -> None:
-    with tracker.stage_run(_open(tracker), key="fit-0", name="fit teacher") as stage:
+    with tracker.stage_run(opened(tracker), key="fit-0", name="fit teacher") as stage:
         folder = Path(str(tracker.client().get_run(stage.run_id or "").info.artifact_uri).removeprefix("file://"))
         folder.mkdir(parents=True)
         (folder / "figures").write_bytes(b"a file where a folder is needed")
         assert stage.log_image("noise-grid", b"png") is None
         stage.log({"loss": 1.0}, 0)
     assert "cannot log image 'noise-grid'" in caplog.text
-    assert _history(tracker, stage.run_id, "loss") == [(0, 1.0)]
+    assert history(tracker, stage.run_id, "loss") == [(0, 1.0)]
 
 
 def test_tracker_travels_as_two_strings(tracker: Tracker) -> None:
     assert pickle.loads(pickle.dumps(tracker)) == tracker
-    assert tracker.run_url(_open(tracker)) is None
+    assert tracker.run_url(opened(tracker)) is None
 
 
 def test_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,126 @@
+"""Tracking against a real MLflow server: what it keeps, and one that is stopped and resumed under a fit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks import mlflow_connection
+from tasks.tracking import Tracker
+from tests.tasks.tracked import free_port, history, opened, quick_and_quiet
+
+__all__ = ["quick_and_quiet"]
+
+
+def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no MLflow server at {address} within {seconds} s (exit code {server.poll()})")
+
+
+class Server:
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.uri = f"http://127.0.0.1:{port}"
+        options = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        stores = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/files"]
+        command = [sys.executable, "-m", "mlflow", "server", *options, *stores]
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        environment = {**os.environ, **quiet}
+        with (folder / "server.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True
+            )
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)  # the server and its workers: a session of their own
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    started = Server(tmp_path_factory.mktemp("server"))
+    try:
+        _wait_until_healthy(started.uri, started.process)
+        yield started
+    finally:
+        started.signal(signal.SIGCONT)
+        started.signal(signal.SIGKILL)
+        started.process.wait()
+
+
+def test_stopped_server_never_holds_up_a_fit(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
+    tracker = Tracker(server.uri)
+    stage = tracker.stage_run(opened(tracker), key="fit-0", name="iteration 0 fit")
+    with monkeypatch.context() as impatient:
+        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        server.signal(signal.SIGSTOP)
+        slowest = 0.0
+        for step in range(2000):
+            started = time.monotonic()
+            stage.log({"train/loss_labelled": float(step)}, step)
+            slowest = max(slowest, time.monotonic() - started)
+        time.sleep(3)  # longer than the 1 s that a request may take
+        server.signal(signal.SIGCONT)
+    stage.close()
+    assert slowest < 1
+    assert "cannot send metrics" in caplog.text
+    assert history(tracker, stage.run_id, "train/loss_labelled") == [(step, float(step)) for step in range(2000)]
+    assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
+
+
+def test_full_buffer_and_a_server_that_stays_away_are_counted(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "MAX_WAITING", 10)
+    monkeypatch.setattr(mlflow_connection, "GIVE_UP_SECONDS", 0.1)
+    tracker = Tracker(server.uri)
+    stage = tracker.stage_run(opened(tracker), key="fit-lost", name="iteration 0 fit")
+    with monkeypatch.context() as impatient:
+        impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        server.signal(signal.SIGSTOP)
+        try:
+            for step in range(30):
+                stage.log({"loss": 0.0}, step)
+            stage.close()
+        finally:
+            server.signal(signal.SIGCONT)
+    assert f"30 metric values of run {stage.run_id} are lost" in caplog.text
+    assert not tracker.stage_run(opened(tracker), key="fit-lost", name="iteration 0 fit").finished
+
+
+def test_run_address_opens_in_the_ui(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    run_id = opened(tracker)
+    experiment_id = tracker.client().get_run(run_id).info.experiment_id
+    assert tracker.run_url(run_id) == f"{server.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def test_server_keeps_tables(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    run_id = opened(tracker)
+    tracker.log_table(run_id, "thresholds", [{"threshold": 0.3, "kept": 0.8}])
+    assert [file.path for file in tracker.client().list_artifacts(run_id, "tables")] == ["tables/thresholds.json"]
+
+
+def test_image_has_an_address_that_a_browser_shows(server: Server) -> None:
+    tracker = Tracker(server.uri)
+    with tracker.stage_run(opened(tracker), key="fit-figures", name="fit teacher") as stage:
+        url = stage.log_image("noise-grid", b"\x89PNG")
+    assert url is not None
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        assert (answer.read(), answer.headers["Content-Type"]) == (b"\x89PNG", "image/png")
+        assert answer.headers["Cross-Origin-Resource-Policy"] is None  # a page of Prefect's may show it
