@@ -92,7 +92,7 @@ def finetune(shrink: float = 1.0, *, model: str = "convnext_tiny.fb_in22k") -> N
     RandAugment; hours on one GPU.
     """
     net = ModelConfig(name=model, pretrained=True, resolution_px=224, dropout=0.2, stochastic_depth=0.2)
-    noise = InputNoise(num_ops=2, magnitude=9, crop="resized", crop_min_area=0.25)
+    noise = InputNoise(dialect="timm", num_ops=2, magnitude=9, crop="resized", crop_min_area=0.25)
     train = TrainConfig(
         epochs=max(0.1, 30 * shrink),
         batch_size=64,
