@@ -7,39 +7,43 @@ import signal
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
-from typing import IO, Any
+from threading import Condition, Thread
+from typing import IO, Any, Generic, TypeVar
 
 from noisystudent_core import errors
-from noisystudent_core.config import NoisyStudentConfig, StageSettings
+from noisystudent_core.config import FitConfig, NoisyStudentConfig, StageSettings
 from noisystudent_core.errors import ConfigurationError, WorkerDiedError
 from noisystudent_core.events import Events, silent
 from noisystudent_core.storage.manifest import Inputs
 
 SILENCE_S = float(os.environ.get("NOISY_STUDENT_WORKER_SILENCE_S", "1800"))  # a worker silent for longer is ended
 STOP_S = 8.0  # that a fit has to save its state when its run ends before it
+NO_GPU = ""  # in place of a GPU's name
 LAST_LINES = 15  # of a dead worker's standard error, shown with its death
 
 # OpenMP threads that wait by spinning lose most of their speed as soon as a core is shared with anything else
 SHARING = {"OMP_WAIT_POLICY": "passive"}
+
+Item = TypeVar("Item")
 
 # The parent-death signal follows the thread that starts a child: this one lives as long as the process
 _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter")
 
 
 class LocalEngine:
-    """This machine's devices: a slot per visible GPU, or one for the CPU, and a long-lived worker on each slot."""
+    """This machine's devices: a slot per visible GPU, or one for the CPU, and a long-lived worker on each slot.
+
+    A fit on several GPUs takes as many slots, and one worker that sees them all; the workers of the others end before.
+    """
 
     def __init__(self, silence_s: float = SILENCE_S) -> None:
-        self._slots: SimpleQueue[_Slot] = SimpleQueue()
         self._closed = False
-        self._all = [_Slot(environment, silence_s) for environment in _slot_environments()]
-        for slot in self._all:
-            self._slots.put(slot)
+        self._all = [_Slot(gpu, silence_s) for gpu in _visible_gpus() or [NO_GPU]]
+        self._slots = Slots(self._all)
 
     @property
     def num_slots(self) -> int:
@@ -55,7 +59,7 @@ class LocalEngine:
         events: Events = silent,
         **arguments: Any,
     ) -> Any:
-        """Run a core call on the next free slot and return its JSON result.
+        """Run a core call on the next free slot, or the next free ones, and return its JSON result.
 
         Raises the error the call raised, by name, or `WorkerDiedError` if the process died or fell silent.
         """
@@ -66,13 +70,12 @@ class LocalEngine:
             "root": root,
             "arguments": arguments,
         }
-        slot = self._slots.get()
-        try:
+        with self._slots.taken(self._num_slots_of(config)) as (slot, *others):
             if self._closed:
                 raise errors.NoisyStudentError(f"{call}: not started, the run is over")
-            return slot.serve(request, events)
-        finally:
-            self._slots.put(slot)
+            for other in others:
+                other.stop()
+            return slot.serve(request, events, [slot.gpu, *(other.gpu for other in others)])
 
     def close(self) -> None:
         """End every worker, for good: what still waits for a slot is refused."""
@@ -80,18 +83,58 @@ class LocalEngine:
         for slot in self._all:
             slot.stop()
 
+    def _num_slots_of(self, config: StageSettings | NoisyStudentConfig) -> int:
+        """One, but for a fit as many as it has processes; on a CPU these share the one slot there is."""
+        if not isinstance(config, FitConfig) or self._all[0].gpu == NO_GPU:
+            return 1
+        return config.num_processes(len(self._all))
+
+
+class Slots(Generic[Item]):
+    """Free slots, in the order they are asked for: whoever needs several keeps those behind waiting, not they it.
+
+    The first ones go first: their workers are started already.
+    """
+
+    def __init__(self, slots: Sequence[Item]) -> None:
+        self._all, self._free = list(slots), list(slots)
+        self._waiting, self._changed = deque[object](), Condition()
+
+    @contextmanager
+    def taken(self, number: int) -> Iterator[list[Item]]:
+        """Hold so many slots while the block lasts: all at once, as soon as they are free."""
+        turn = object()
+        with self._changed:
+            self._waiting.append(turn)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is turn and len(self._free) >= number)
+                slots = [self._free.pop(0) for _ in range(number)]
+            finally:
+                self._waiting.remove(turn)
+                self._changed.notify_all()
+        try:
+            yield slots
+        finally:
+            with self._changed:
+                self._free = [slot for slot in self._all if slot in self._free or slot in slots]
+                self._changed.notify_all()
+
 
 class _Slot:
     """One device and the worker on it, started when first needed and again after a death."""
 
-    def __init__(self, environment: dict[str, str], silence_s: float) -> None:
-        self._environment, self._silence_s = environment, silence_s
+    def __init__(self, gpu: str, silence_s: float) -> None:
+        self.gpu, self._silence_s = gpu, silence_s
+        self._seen: Sequence[str] = ()  # GPUs, by the worker
         self._process: subprocess.Popen[str] | None = None
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._last_words: deque[str | None] = deque(maxlen=LAST_LINES)
 
-    def serve(self, request: dict[str, Any], events: Events) -> Any:
+    def serve(self, request: dict[str, Any], events: Events, gpus: Sequence[str]) -> Any:
+        if self._seen != gpus:
+            self.stop()
         if self._process is None or self._process.poll() is not None:
+            self._seen = gpus
             self._process = _starter.submit(self._start).result()
         process = self._process
         assert process.stdin is not None
@@ -122,7 +165,7 @@ class _Slot:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=SHARING | os.environ | self._environment,
+            env=SHARING | os.environ | {"CUDA_VISIBLE_DEVICES": ",".join(self._seen)},
             start_new_session=True,  # Ctrl-C reaches the supervisor alone, which ends its workers
         )
         assert process.stdout is not None and process.stderr is not None
@@ -175,15 +218,11 @@ def _cause(returncode: int) -> str:
     return f"worker was ended by {name}{hint}"
 
 
-def _slot_environments() -> list[dict[str, str]]:
-    """What the worker of each slot finds in its environment: one GPU, or none."""
+def _visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use; else the driver is asked: this process does not import torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else _gpus() if visible is None else []
-    return [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus] or [{"CUDA_VISIBLE_DEVICES": ""}]
-
-
-def _gpus() -> list[str]:
-    """Indices of this machine's NVIDIA GPUs, asked of the driver: this process does not import torch."""
+    if visible is not None:
+        return visible.split(",") if visible else []
     if shutil.which("nvidia-smi") is None:
         return []
     asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]

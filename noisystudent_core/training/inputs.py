@@ -85,7 +85,8 @@ class _Opener:
         size, crop_fraction = source_geometry(noise, model.resolution_px, model.crop_fraction)
         num_images = sum(source.part_sizes)
         if mode == "auto":
-            mode = "resident" if fits(num_images, size, self._device, RESIDENT_SHARE) else "streaming"
+            sharers = self._share.world if self._device.type == "cpu" else 1  # a GPU is a process's own
+            mode = "resident" if fits(num_images, size, self._device, RESIDENT_SHARE / sharers) else "streaming"
         if mode == "resident":
             return ResidentStream(*load(source, size, self._device, crop_fraction), order, self._share)
         self._events("message", text=f"{num_images} images of {size} px of {source.url} are streamed")

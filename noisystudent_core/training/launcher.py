@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from noisystudent_core import interruption
-from noisystudent_core.errors import InterruptedFitError, WorkerDiedError, by_name
+from noisystudent_core.errors import InterruptedFitError, NoisyStudentError, WorkerDiedError, by_name
 from noisystudent_core.events import Events, silent
 from noisystudent_core.training.distributed import joined
 
@@ -42,7 +43,7 @@ def launch(work: Callable[..., Any], num_processes: int, events: Events, *argume
     asked_to_stop = False
     try:
         with _handler_kept():
-            elastic_launch(_settings(num_processes), _take_part)(work, arguments, lines.theirs)
+            elastic_launch(_settings(num_processes), _take_part)(work, arguments, lines.theirs, events is not silent)
     except SignalException:
         asked_to_stop = True
     except ChildFailedError:
@@ -68,19 +69,21 @@ class _Lines:
         self._events, self._num_processes = events, num_processes
         self._num_started = 0
         self._results: dict[int, Any] = {}  # by rank
-        self._error: Exception | None = None
+        self._errors: list[tuple[float, Exception]] = []  # with the time of each, in s
 
     @property
     def is_settled(self) -> bool:
         """Whether the fit came to its own end: finished, or saved to go on later."""
-        return len(self._results) == self._num_processes or isinstance(self._error, InterruptedFitError)
+        return len(self._results) == self._num_processes or isinstance(self._first_error(), InterruptedFitError)
 
     def listen(self) -> None:
-        """Hear what the processes say until all have ended."""
+        """Hear what the processes say until all have ended; cut the lines to the others at the first error."""
         while self._open:
-            for line in wait(list(self._open)):
-                if isinstance(line, Connection) and line in self._open:
-                    self._hear(line)
+            self._hear_all(timeout_s=None)
+            while self._errors and self._hear_all(timeout_s=0):
+                pass  # an error may follow from another process's, which has said so or ended before
+            if self._errors:
+                self._cut()
 
     def close(self) -> None:
         """Let go of their ends, after which a line whose process has ended says so."""
@@ -89,13 +92,16 @@ class _Lines:
 
     def result(self) -> Any:
         """The first process's result; raises the first error."""
-        if self._error is not None:
-            raise self._error
-        if len(self._results) < self._num_processes:
-            raise WorkerDiedError(
-                f"{self._num_processes} processes of a fit could not be started; see the error output of this one"
-            )
+        if (error := self._first_error()) is not None:
+            raise error
         return self._results[0]
+
+    def _hear_all(self, timeout_s: float | None) -> bool:
+        """Hear a word of each process that has one; whether any had."""
+        ready = [line for line in wait(list(self._open), timeout_s) if isinstance(line, Connection)]
+        for line in ready:
+            self._hear(line)
+        return bool(ready)
 
     def _hear(self, line: Connection) -> None:
         try:
@@ -113,31 +119,41 @@ class _Lines:
             case "result":
                 self._results[self._open[line]] = content
             case "error":
-                self._fail(by_name(*content))
+                time_s, name, message = content
+                self._errors.append((time_s, by_name(name, message)))
+                del self._open[line]
+                line.close()
 
     def _pass_on(self, event: str, fields: dict[str, Any]) -> None:
         try:
             self._events(event, **fields)
         except Exception as error:
-            self._fail(error)
+            self._errors.append((time.monotonic(), error))
 
     def _end(self, line: Connection) -> None:
+        """Note the end of a process, which is an error unless it had a result."""
         rank = self._open.pop(line)
         line.close()
         if rank not in self._results:
-            self._fail(
-                WorkerDiedError(
-                    f"process {rank} of the {self._num_processes} of a fit was killed, for lack of memory as a rule; "
-                    "the others were ended: run it again to go on from the last state"
-                )
+            error = WorkerDiedError(
+                f"process {rank} of the {self._num_processes} of a fit was killed, for lack of memory as a rule; "
+                "the others were ended: run it again to go on from the last state"
             )
+            self._errors.append((time.monotonic(), error))
 
-    def _fail(self, error: Exception) -> None:
-        """Keep the first error: the others follow from it. Cut all lines."""
-        self._error = self._error or error
+    def _first_error(self) -> Exception | None:
+        """The first error, of the kind that explains most: that a process is gone shows in the others as anything."""
+        return min(self._errors, key=lambda timed: (_precedence(timed[1]), timed[0]))[1] if self._errors else None
+
+    def _cut(self) -> None:
         for line in self._open:
             line.close()
         self._open.clear()
+
+
+def _precedence(error: Exception) -> int:
+    """0 for errors that were raised on purpose, 1 for a process that was killed, 2 for others."""
+    return 2 if not isinstance(error, NoisyStudentError) else 1 if isinstance(error, WorkerDiedError) else 0
 
 
 def _settings(num_processes: int) -> LaunchConfig:
@@ -170,7 +186,7 @@ def _handler_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _take_part(work: Callable[..., Any], arguments: Sequence[Any], lines: list[Connection]) -> None:
+def _take_part(work: Callable[..., Any], arguments: Sequence[Any], lines: list[Connection], is_heard: bool) -> None:
     """What one of the processes does."""
     interruption.die_with_parent()
     interruption.listen()
@@ -186,11 +202,11 @@ def _take_part(work: Callable[..., Any], arguments: Sequence[Any], lines: list[C
         torch.set_num_threads(max(1, torch.get_num_threads() // len(lines)))
     try:
         with joined() as group:
-            result = work(*arguments, silent if rank else _Reporter(line), group)
+            result = work(*arguments, _Reporter(line) if is_heard and rank == 0 else silent, group)
         line.send(("result", None if rank else result))
     except Exception as error:
+        line.send(("error", (time.monotonic(), type(error).__name__, str(error))))
         traceback.print_exc()
-        line.send(("error", (type(error).__name__, str(error))))
         os._exit(1)  # taking leave of the others would wait for those that died
 
 

@@ -141,3 +141,10 @@ def test_warm_start_is_for_equal_nets(memory_root: str) -> None:
     other = {"teacher.checkpoint": given_checkpoint(memory_root, name="test_convnext.r160_in1k")}
     with pytest.raises(ConfigurationError, match="its teacher test_convnext;"):
         check(configure("digits", overrides=warm | other), {}, "")
+
+
+def test_batch_norm_over_processes_is_refused_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = {"iterations.0.train.sync_batch_norm": True}
+    with pytest.raises(ConfigurationError, match=r"train\.sync_batch_norm=True on cpu: torch synchronises batch norm"):
+        check(configure("digits", overrides=settings), {}, "")

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from noisystudent_core import stages
-from noisystudent_core.config import IngestConfig, InputNoise, PredictConfig, PrepareConfig
+from noisystudent_core.config import ExecutionConfig, IngestConfig, InputNoise, PredictConfig, PrepareConfig
 from noisystudent_core.errors import ConfigurationError, NoisyStudentError, SourceError, WorkerDiedError
 from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
 from tasks import engines
-from tasks.engines import LocalEngine, check_engine, engine_of, opened
+from tasks.engines import LocalEngine, Slots, check_engine, engine_of, opened
 from tasks.processes import start_time
 from tests.stages.small import FIT, Small
 
@@ -223,11 +223,60 @@ def test_unknown_engine_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("visible", "slots"),
-    [("0,2", ["0", "2"]), ("GPU-1a", ["GPU-1a"]), ("", [""])],
+    [("0,2", ["0", "2"]), ("GPU-1a", ["GPU-1a"]), ("", [engines.NO_GPU])],
 )
 def test_a_slot_for_each_visible_device(monkeypatch: pytest.MonkeyPatch, visible: str, slots: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [found["CUDA_VISIBLE_DEVICES"] for found in engines._slot_environments()] == slots
+    assert [slot.gpu for slot in LocalEngine()._all] == slots
+
+
+def test_a_fit_on_several_gpus_takes_their_slots_and_one_worker_that_sees_them(
+    monkeypatch: pytest.MonkeyPatch, root: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")  # named only: nothing here gets as far as using one
+    several, seen = LocalEngine(), []
+    others, inputs = set(workers_of(os.getpid())), {"source": "nowhere", "labelled": "nowhere", "validation": "nowhere"}
+    # a batch of 6: 3 processes share it evenly, 4 do not; preparing takes one slot
+    for call, config in [("fit", FIT), ("prepare", LABELLED)]:
+        with pytest.raises(SourceError):
+            several.run(call, config, inputs, root)
+        (pid,) = set(workers_of(os.getpid())) - others
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        seen += [value for name, _, value in (line.partition("=") for line in variables) if name.startswith("CUDA_VIS")]
+    several.close()
+    assert seen == ["0,1,2", "0"]
+    with pytest.raises(ConfigurationError, match=r"num_processes=5: must be at most 4"):
+        several.run("fit", FIT.model_copy(update={"execution": ExecutionConfig(num_processes=5)}), inputs, root)
+
+
+def test_slots_are_taken_all_at_once_and_in_turn() -> None:
+    slots, order, most = Slots(["a", "b", "c"]), [], []
+    wanted = [1, 3, 1, 2, 2, 1, 3, 1] * 4
+    in_use: list[str] = []
+
+    def use(number: int, turn: int) -> None:
+        with slots.taken(number) as mine:
+            order.append(turn)
+            in_use.extend(mine)
+            most.append(len(in_use))
+            assert len(mine) == number and len(set(in_use)) == len(in_use)
+            time.sleep(0.002)
+            for slot in mine:
+                in_use.remove(slot)
+
+    with slots.taken(3):
+        threads = []
+        for turn, number in enumerate(wanted):
+            threads.append(threading.Thread(target=use, args=(number, turn)))
+            threads[-1].start()
+            wait_until(lambda waiting=turn + 1: len(slots._waiting) == waiting, limit_s=5)
+        assert order == []
+    for thread in threads:
+        thread.join(5)
+    assert sorted(order) == list(range(len(wanted)))
+    assert max(most) == 3
+    threes = [turn for turn, number in enumerate(wanted) if number == 3]
+    assert [set(order[:turn]) for turn in threes] == [set(range(turn)) for turn in threes]  # none overtook them
 
 
 def test_flow_and_tasks_start_without_torch() -> None:
