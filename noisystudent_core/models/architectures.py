@@ -87,7 +87,7 @@ def num_parameters(config: ModelConfig, num_classes: int) -> int:
 
     Raises `ConfigurationError` for a name timm does not know, and for images of a size that the net cannot take.
     """
-    arguments = {"img_size": config.resolution_px} if _cfg(config.name).get("fixed_input_size") else {}
+    arguments: dict[str, Any] = {"img_size": config.resolution_px} if _cfg(config.name).get("fixed_input_size") else {}
     size = (1, 3, config.resolution_px, config.resolution_px)
     try:
         with torch.device("meta"), torch.no_grad():
