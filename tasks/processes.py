@@ -205,6 +205,16 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+def becomes_free(port: int, seconds: float = 5.0) -> bool:
+    """Whether a server can listen on this port, now or soon: of a process that was killed it takes a moment."""
+    deadline = time.monotonic() + seconds
+    while not port_is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
 def free_port() -> int:
     """A free port of loopback, below those that the system gives to outgoing connections in the meantime."""
     while not port_is_free(port := random.randint(20_000, 32_000)):

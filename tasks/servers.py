@@ -17,13 +17,13 @@ from pathlib import Path
 from tasks.processes import (
     Record,
     ServerError,
+    becomes_free,
     describe,
     exclusive,
     free_port,
     listener,
     log_path,
     log_tail,
-    port_is_free,
     read_record,
     start,
     stop,
@@ -152,7 +152,7 @@ def _running(servers: Servers, service: Service) -> Record:
         if wait_healthy(record, service.is_healthy, max(still_starting_s, REUSE_S)):
             return record
     stop(servers.home, service.name, spare_children_of=service.command if service.lasting_children else None)
-    if service.port and not port_is_free(service.port):
+    if service.port and not becomes_free(service.port):
         pid = listener(service.port)
         owner = f" by {describe(pid)}" if pid else ""
         raise ServerError(f"port {service.port} of {service.name} is taken{owner}: stop that, or {service.remedy}")

@@ -30,8 +30,8 @@ def random_crop_pad(images: Tensor, padding: int, seeds_B: Tensor, mode: Padding
     check_seeds(images, seeds_B)
     height, width = images.shape[2:]
     check_padding(padding, mode, height, width)
-    rows = _shifted(seeds_B, _CROP_ROW, padding, height).to(images.device)
-    columns = _shifted(seeds_B, _CROP_COLUMN, padding, width).to(images.device)
+    rows = _shifted(seeds_B, _CROP_ROW, padding, height).to(images.device, non_blocking=True)
+    columns = _shifted(seeds_B, _CROP_COLUMN, padding, width).to(images.device, non_blocking=True)
     if mode == "reflect":
         rows, columns = _reflect(rows, height), _reflect(columns, width)
     return gather_pixels(images, rows[:, :, None], columns[:, None, :])
@@ -66,7 +66,7 @@ def random_flip(images: Tensor, seeds_B: Tensor) -> Tensor:
     seeds of another type or shape.
     """
     check_seeds(images, seeds_B)
-    flipped = (uniform(seeds_B, _FLIP) < 0.5).to(images.device)
+    flipped = (uniform(seeds_B, _FLIP) < 0.5).to(images.device, non_blocking=True)
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
 
 

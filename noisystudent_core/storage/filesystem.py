@@ -3,6 +3,7 @@
 import os
 import posixpath
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,7 +76,7 @@ class Folder:
                 return _link_if_absent(Path(self._full(name)), data)
             self.fs.pipe_file(self._full(name), data, mode="create")
         except OSError as error:
-            if not isinstance(error, PermissionError) and self.exists(name):
+            if not isinstance(error, PermissionError) and self._appears(name):
                 return False  # S3's refusal of a conditional put has no class of its own
             raise RootError(
                 f"{self.url}: cannot be written ({_words(error)}); check the path and its rights"
@@ -102,6 +103,14 @@ class Folder:
             for name in self.sizes():
                 (Path(scratch) / name).write_bytes(self.read(name))
             yield Path(scratch)
+
+    def _appears(self, name: str) -> bool:
+        """Whether the file is there, or is within half a second: a put is refused while another one goes on, too."""
+        for _ in range(10):
+            if self.exists(name):
+                return True
+            time.sleep(0.05)
+        return False
 
     def _full(self, name: str) -> str:
         return posixpath.normpath(posixpath.join(self.path, name))

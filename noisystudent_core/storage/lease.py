@@ -24,7 +24,7 @@ def leased(folder: Folder) -> Iterator[None]:
 
     A holder on this machine whose process is gone holds nothing; one elsewhere does until its last renewal expires.
     """
-    mine = _Claim(folder)
+    mine = _Lease(folder / "lease")
     mine.acquire()
     stopped = Event()
     renewal = Thread(target=mine.renew_until, args=(stopped,), daemon=True)
@@ -37,56 +37,63 @@ def leased(folder: Folder) -> Iterator[None]:
         mine.release()
 
 
-class _Claim:
-    """Files `<claimed>.<owner>.<expires>`, times in ms: the oldest claim that has not expired is the lease."""
+class _Lease:
+    """Files `<n>`, the n-th holder and until when at least, and `<n>.<expires>`, its renewals; times in ms.
+
+    The newest holder counts. Whoever finds it gone publishes the next one: as files are published if absent, one does.
+    """
 
     def __init__(self, folder: Folder) -> None:
-        self._folder = folder / "lease"
-        self._owner = f"{socket.gethostname().replace('.', '-')}.{os.getpid()}.{uuid.uuid4().hex}"
-        self._claimed = 0
-        self._name: str | None = None
+        self._folder = folder
+        self._owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        self._number, self._renewal = 0, ""
 
     def acquire(self) -> None:
-        while self._others():
+        while not self._take():
             time.sleep(POLL_S)
-        self._claimed = int(time.time() * 1000)
-        self._write()
-        while any(other < (self._claimed, self._owner) for other in self._others()):
-            time.sleep(POLL_S)  # two claimed at once: the older one goes first
-            self._write()
 
     def renew_until(self, stopped: Event) -> None:
         while not stopped.wait(SECONDS / 4):
-            self._write()
+            before, self._renewal = self._renewal, f"{self._number}.{_expiry()}"
+            self._folder.publish(self._renewal, b"")
+            if before:
+                self._folder.remove(before)
 
     def release(self) -> None:
-        if self._name is not None:
-            self._folder.remove(self._name)
-
-    def _write(self) -> None:
-        """Put the claim down with a new end, and only then take the old one away."""
-        before, self._name = self._name, f"{self._claimed}.{self._owner}.{int((time.time() + SECONDS) * 1000)}"
-        self._folder.publish(self._name, b"")
-        if before is not None:
-            self._folder.remove(before)
-
-    def _others(self) -> list[tuple[int, str]]:
-        """Claims of others that still count; those that no longer do are cleared away."""
-        found = []
-        for name in self._folder.sizes():
-            if name.startswith("."):
-                continue  # on its way
-            claimed, host, pid, unique, expires = name.split(".")
-            if f"{host}.{pid}.{unique}" == self._owner:
-                continue
-            if int(expires) < time.time() * 1000 or _is_gone(host, pid):
+        for name in (self._renewal, str(self._number)):
+            if name:
                 self._folder.remove(name)
-            else:
-                found.append((int(claimed), f"{host}.{pid}.{unique}"))
-        return found
+
+    def _take(self) -> bool:
+        """Become the next holder, unless there is one, or another process is faster."""
+        newest, names = self._newest()
+        if newest and not self._is_over(newest, names):
+            return False
+        self._number = newest + 1
+        if not self._folder.publish(str(self._number), f"{self._owner} {_expiry()}".encode()):
+            return False
+        if self._newest()[0] != self._number:  # what was seen was long past: others held it since
+            self.release()
+            return False
+        for name in names:
+            self._folder.remove(name)
+        return True
+
+    def _newest(self) -> tuple[int, list[str]]:
+        """The newest holder's number, 0 where there is none, and all files."""
+        names = [name for name in self._folder.sizes() if not name.startswith(".")]  # those are on their way
+        return max((int(name) for name in names if name.isdigit()), default=0), names
+
+    def _is_over(self, number: int, names: list[str]) -> bool:
+        try:
+            host, pid, _, expires = self._folder.read(str(number)).decode().split()
+        except FileNotFoundError:
+            return True  # released meanwhile
+        if host == socket.gethostname() and Path("/proc").exists() and not Path("/proc", pid).exists():
+            return True
+        renewals = [int(name.partition(".")[2]) for name in names if name.startswith(f"{number}.")]
+        return max([int(expires), *renewals]) < time.time() * 1000
 
 
-def _is_gone(host: str, pid: str) -> bool:
-    """Whether the process was one of this machine's, and is no more."""
-    here = socket.gethostname().replace(".", "-") == host
-    return here and Path("/proc").exists() and not Path("/proc", pid).exists()
+def _expiry() -> int:
+    return int((time.time() + SECONDS) * 1000)

@@ -50,7 +50,7 @@ class Batches:
     def __call__(self, step: int) -> Batch:
         """This process's share of the batch of step `step`, counted from 0."""
         images, labels = self._labelled.batch(step)
-        seeds_L, seeds_U = self._seeds(step, images.device)
+        seeds_L, seeds_U = self._seeds(step)
         if self._unlabelled is None or self._config.pseudo_labels is None:
             return Batch(self._noiser(images, seeds_L), labels, None)
         unlabelled, probabilities = self._unlabelled.batch(step)
@@ -65,7 +65,7 @@ class Batches:
     def first(self, num_labelled: int, num_unlabelled: int) -> tuple[Seen, Seen | None]:
         """The first labelled and pseudo-labelled images of step 0, noised at no more work than they are worth."""
         images, labels = (found[:num_labelled] for found in self._labelled.batch(0))
-        seeds_L, seeds_U = self._seeds(0, images.device)
+        seeds_L, seeds_U = self._seeds(0)
         seen = self._noiser(images, seeds_L[: len(images)]), labels
         if self._unlabelled is None:
             return seen, None
@@ -78,12 +78,11 @@ class Batches:
             return self._noiser(torch.cat([labelled, unlabelled]), torch.cat([seeds_L, seeds_U]))
         return torch.cat([self._noiser(labelled, seeds_L), self._pseudo_noiser(unlabelled, seeds_U)])
 
-    def _seeds(self, step: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """A seed for each image of this process's share, by its place in the whole batch."""
+    def _seeds(self, step: int) -> tuple[Tensor, Tensor]:
+        """A seed for each image of this process's share, by its place in the whole batch; on the host, as draws are."""
         seeds = image_seeds(self._config.seed, step, self._num_labelled + self._num_unlabelled)
-        shares = (self._share.of(part) for part in seeds.split([self._num_labelled, self._num_unlabelled]))
-        labelled, unlabelled = (part.to(device, non_blocking=True) for part in shares)
-        return labelled, unlabelled
+        labelled, unlabelled = seeds.split([self._num_labelled, self._num_unlabelled])
+        return self._share.of(labelled), self._share.of(unlabelled)
 
 
 def targets(config: FitConfig, probabilities: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from noisystudent_core import stages
-from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, PseudoLabelConfig
+from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, OptimizerConfig, PseudoLabelConfig
 from noisystudent_core.data.parts import decode, read_images
 from noisystudent_core.data.resident import read_selection, rows_of_part
 from noisystudent_core.data.schemas import HISTORY, from_bytes
@@ -192,6 +192,28 @@ def test_fit_cut_short_goes_on_from_its_state_and_leaves_the_same_bytes(
     assert stages.fit(config, student_inputs, str(root), told) == whole
     assert [fields["step"] for event, fields in told.events if event == "metrics"] == [5, 6]
     assert not list(root.glob("state/*"))  # nothing is left once the checkpoint stands
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step_exponential", "steps"])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "sgd", "adamw"])
+def test_resumed_fits_end_the_same_in_memory_and_streamed(
+    student_inputs: dict[str, str], root: str, optimizer: str, schedule: str
+) -> None:
+    settings = {"name": optimizer, "learning_rate": 0.01, "learning_rate_batch": 6}
+    train = {"steps": 4, "optimizer": OptimizerConfig.model_validate(settings), "schedule": schedule}
+    config = STUDENT.model_copy(update={"train": STUDENT.train.model_copy(update=train)})
+    whole = stages.fit(config, student_inputs, f"{root}/whole")
+
+    def die_at_step_3(event: str, **fields: Any) -> None:
+        if event == "metrics" and fields["step"] == 3:
+            raise Killed
+
+    for mode in ("resident", "streaming"):
+        execution = ExecutionConfig(data=mode, num_workers=0, state_every_steps=2)  # pyright: ignore[reportArgumentType]
+        cut_short = config.model_copy(update={"execution": execution})
+        with pytest.raises(Killed):
+            stages.fit(cut_short, student_inputs, f"{root}/{mode}", die_at_step_3)
+        assert stages.fit(cut_short, student_inputs, f"{root}/{mode}").content_digest == whole.content_digest, mode
 
 
 def test_how_a_fit_is_carried_out_is_no_part_of_its_key(student_inputs: dict[str, str], root: str) -> None:

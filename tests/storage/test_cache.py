@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -187,38 +188,44 @@ class Slow(Artifact):
         return super().read(part)
 
 
-def take_all(folder: Path, artifact: Slow, offset: int) -> None:
+def take_all(folder: Path, url: str, notes: Path, offset: int) -> None:
     cache = PartCache(str(folder), 4 * SIZE, lambda text: None)
+    artifact = Slow(Folder.at(url), Artifact.open(url).manifest)
+    artifact.notes = notes
     for number in range(12):
         take(cache, artifact, (number + offset) % 3)
         kept = sum(path.stat().st_size for path in folder.glob("*.part"))
         assert kept <= 4 * SIZE
 
 
-def test_of_processes_that_want_a_part_at_once_one_fetches_it(folder: Path, artifact: Artifact, tmp_path: Path) -> None:
-    slow = Slow(artifact.folder, artifact.manifest)
-    slow.notes = tmp_path / "notes"
-    context: Any = multiprocessing.get_context("fork")
-    processes = [context.Process(target=take_all, args=(folder, slow, offset)) for offset in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(30)
-    assert [process.exitcode for process in processes] == [0] * 4
-    assert sorted(slow.notes.read_text().split()) == ["0.parquet", "1.parquet", "2.parquet"]
-
-
-def churn(folder: Path, artifact: Artifact, seed: int) -> None:
-    cache = PartCache(str(folder), 2 * SIZE, lambda text: None)
+def churn(folder: Path, url: str, seed: int) -> None:
+    cache, artifact = PartCache(str(folder), 2 * SIZE, lambda text: None), Artifact.open(url)
     for number in range(60):
         take(cache, artifact, (number * (seed + 1) + seed) % 6)
 
 
-def test_processes_that_drop_each_other_s_parts_all_get_theirs(folder: Path, artifact: Artifact) -> None:
-    context: Any = multiprocessing.get_context("fork")
-    processes = [context.Process(target=churn, args=(folder, artifact, seed)) for seed in range(4)]
+def started(target: Callable[..., None], *arguments: Any) -> list[Any]:
+    """Four processes of their own, not forked off this one with all that other tests left in it."""
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=target, args=(*arguments, number)) for number in range(4)]
     for process in processes:
         process.start()
+    return processes
+
+
+def test_of_processes_that_want_a_part_at_once_one_fetches_it(folder: Path, s3_root: str, tmp_path: Path) -> None:
+    publish(s3_root)
+    notes = tmp_path / "notes"
+    processes = started(take_all, folder, s3_root, notes)
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert sorted(notes.read_text().split()) == ["0.parquet", "1.parquet", "2.parquet"]
+
+
+def test_processes_that_drop_each_other_s_parts_all_get_theirs(folder: Path, s3_root: str) -> None:
+    publish(s3_root)
+    processes = started(churn, folder, s3_root)
     while any(process.is_alive() for process in processes):
         with cache_module.PartCache(str(folder), 0, lambda text: None)._locked("room"):
             assert len(list(folder.glob("*.part"))) <= 2

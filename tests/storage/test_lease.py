@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +18,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "POLL_S", 0.02)
 
 
-def claims(folder: Folder) -> list[str]:
-    return list((folder / "lease").sizes())
+def files(folder: Folder) -> list[str]:
+    return sorted((folder / "lease").sizes())
 
 
 def test_one_holder_at_a_time(any_root: str) -> None:
@@ -28,43 +29,53 @@ def test_one_holder_at_a_time(any_root: str) -> None:
         with leased(folder):
             holding.append(number)
             most.append(len(holding))
-            time.sleep(0.05)
+            time.sleep(0.02)
             holding.remove(number)
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(hold, range(4)))
-    assert most == [1, 1, 1, 1]
-    assert claims(folder) == []
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(hold, range(24)))
+    assert most == [1] * 24
+    assert files(folder) == []
 
 
 def test_renewed_while_it_is_held(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "SECONDS", 0.2)
     folder = Folder.at(root)
     with leased(folder):
-        (before,) = claims(folder)
+        assert files(folder) == ["1"]
         time.sleep(0.5)
-        (after,) = claims(folder)
-    assert int(after.split(".")[-1]) >= int(before.split(".")[-1]) + 200
-    assert after.split(".")[:-1] == before.split(".")[:-1]
+        holder, renewal = files(folder)
+        expires = int((folder / "lease").read(holder).split()[-1])
+        assert holder == "1" and int(renewal.partition(".")[2]) >= expires + 200
+    assert files(folder) == []
 
 
-def test_claim_of_a_process_that_is_gone_counts_no_more(root: str) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_claim_and_die, args=(root,))
+def test_lease_of_a_process_that_is_gone_counts_no_more(root: str) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_claim_and_die, args=(root,))
     process.start()
     process.join()
     folder = Folder.at(root)
-    assert len(claims(folder)) == 1
+    assert files(folder) == ["1"]
     with leased(folder):
-        assert len(claims(folder)) == 1
-    assert claims(folder) == []
+        assert files(folder) == ["2"]
+    assert files(folder) == []
 
 
-def test_claim_of_another_machine_counts_until_it_expires(root: str) -> None:
+def test_lease_of_another_machine_counts_until_it_expires(root: str) -> None:
     folder = Folder.at(root)
     now = int(time.time() * 1000)
-    (folder / "lease").publish(f"{now - 9000}.elsewhere.1.abc.{now + 600}", b"")
+    (folder / "lease").publish("7", f"elsewhere 1 abc {now - 9000}".encode())
+    (folder / "lease").publish(f"7.{now + 600}", b"")
     with leased(folder):
         assert time.time() * 1000 >= now + 600
+        assert files(folder) == ["8"]
+
+
+def test_the_folder_may_be_deleted_by_its_holder(root: str) -> None:
+    folder = Folder.at(root)
+    with leased(folder):
+        folder.remove_all()
+    assert not Path(root).exists()
 
 
 def _claim_and_die(root: str) -> None:

@@ -68,7 +68,7 @@ def same(first: tuple[TrainState, History], second: tuple[TrainState, History]) 
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("schedule", ["cosine", "step_exponential"])
+@pytest.mark.parametrize("schedule", ["cosine", "step_exponential", "steps"])
 @pytest.mark.parametrize("pseudo_labels", [None, PseudoLabelConfig(unlabelled_ratio=2)])
 def test_resumed_fit_is_bit_identical(
     optimizer: str, schedule: str, pseudo_labels: PseudoLabelConfig | None, tmp_path: Path
