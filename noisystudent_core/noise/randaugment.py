@@ -4,6 +4,8 @@
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -51,12 +53,13 @@ class RandAugment:
         check_seeds(images, seeds_B)
         seeds_B = seeds_B.cpu()  # drawn on the host: the device is not waited for
         noised = images.clone(memory_format=torch.contiguous_format)
-        for index in range(self.num_ops):
-            operation_B, arguments_B = self._draw(seeds_B, index, *images.shape[2:])
-            order, start = operation_B.argsort(stable=True), 0
-            for operation, count in zip(self._operations, self._counts(operation_B), strict=True):
-                rows, start = order[start : start + count], start + count
-                _apply(operation, noised, rows, arguments_B)
+        with _one_thread(images.device):
+            for index in range(self.num_ops):
+                operation_B, arguments_B = self._draw(seeds_B, index, *images.shape[2:])
+                order, start = operation_B.argsort(stable=True), 0
+                for operation, count in zip(self._operations, self._counts(operation_B), strict=True):
+                    rows, start = order[start : start + count], start + count
+                    _apply(operation, noised, rows, arguments_B)
         return noised
 
     def _draw(self, seeds_B: Tensor, index: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -139,6 +142,18 @@ def _apply(operation: Operation, images: Tensor, rows: Tensor, arguments_B: Tens
         there = chunk.to(images.device, non_blocking=True)
         found = words.index_select(0, there).view(torch.uint8).view(-1, *images.shape[1:])
         words.index_copy_(0, there, _words(operation(found, arguments_B[chunk]).contiguous()))
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On a CPU, leave the work to one thread: in pieces this small, waking others costs more than they save."""
+    number = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(number)
 
 
 def _words(images: Tensor) -> Tensor:
