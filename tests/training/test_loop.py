@@ -151,3 +151,21 @@ def test_a_step_too_large_for_the_memory_names_what_to_set(monkeypatch: pytest.M
     config = fit_config(pseudo_labels=STUDENT)
     with pytest.raises(DeviceMemoryError, match=r"12 images of 32 px does not fit .* set train\.micro_batches=2"):
         run(config)
+
+
+def test_compiled_fit_takes_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Any] = []
+
+    def traced(net: nn.Module) -> Any:
+        compiled.append(net)
+        return compile_(net, backend="aot_eager")  # all of it but the compiler, which not every machine has
+
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", traced)
+    settings = {**NOISY, "noise": InputNoise(num_ops=0, flip=False, crop="none"), "steps": 3}
+    plain, plain_history = run(fit_config(pseudo_labels=STUDENT, **settings))
+    state, history = run(fit_config(pseudo_labels=STUDENT, compile=True, **settings))
+    assert compiled == [state.net]
+    for (_, name, ours), (_, other, theirs) in zip(history.rows, plain_history.rows, strict=True):
+        assert name == other and ours == pytest.approx(theirs, rel=1e-3)
+    assert state.net.state_dict().keys() == plain.net.state_dict().keys()
