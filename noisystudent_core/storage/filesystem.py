@@ -139,6 +139,8 @@ def _link_if_absent(path: Path, data: bytes) -> bool:
             file.flush()
             os.fsync(file.fileno())
         os.link(beside, path)
+    except FileExistsError:
+        return False
     finally:
         beside.unlink(missing_ok=True)
     return True

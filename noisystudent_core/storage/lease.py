@@ -16,6 +16,7 @@ from noisystudent_core.storage.filesystem import Folder
 
 SECONDS = 60.0  # that a lease lasts unless renewed
 POLL_S = 2.0
+RELEASED = "released"
 
 
 @contextmanager
@@ -38,9 +39,10 @@ def leased(folder: Folder) -> Iterator[None]:
 
 
 class _Lease:
-    """Files `<n>`, the n-th holder and until when at least, and `<n>.<expires>`, its renewals; times in ms.
+    """Files `<n>`, the n-th holder and until when at least; `<n>.<expires>`, its renewals in ms; `<n>.released`.
 
     The newest holder counts. Whoever finds it gone publishes the next one: as files are published if absent, one does.
+    Numbers only grow, until the last holder deletes the folder with all that the work needed.
     """
 
     def __init__(self, folder: Folder) -> None:
@@ -53,16 +55,15 @@ class _Lease:
             time.sleep(POLL_S)
 
     def renew_until(self, stopped: Event) -> None:
-        while not stopped.wait(SECONDS / 4):
+        while not stopped.wait(SECONDS / 4) and self._folder.exists(str(self._number)):
             before, self._renewal = self._renewal, f"{self._number}.{_expiry()}"
             self._folder.publish(self._renewal, b"")
             if before:
                 self._folder.remove(before)
 
     def release(self) -> None:
-        for name in (self._renewal, str(self._number)):
-            if name:
-                self._folder.remove(name)
+        if self._folder.exists(str(self._number)):
+            self._folder.publish(f"{self._number}.{RELEASED}", b"")
 
     def _take(self) -> bool:
         """Become the next holder, unless there is one, or another process is faster."""
@@ -73,7 +74,7 @@ class _Lease:
         if not self._folder.publish(str(self._number), f"{self._owner} {_expiry()}".encode()):
             return False
         if self._newest()[0] != self._number:  # what was seen was long past: others held it since
-            self.release()
+            self._folder.remove(str(self._number))
             return False
         for name in names:
             self._folder.remove(name)
@@ -85,10 +86,12 @@ class _Lease:
         return max((int(name) for name in names if name.isdigit()), default=0), names
 
     def _is_over(self, number: int, names: list[str]) -> bool:
+        if f"{number}.{RELEASED}" in names:
+            return True
         try:
             host, pid, _, expires = self._folder.read(str(number)).decode().split()
         except FileNotFoundError:
-            return True  # released meanwhile
+            return False  # what was listed is past: look again
         if host == socket.gethostname() and Path("/proc").exists() and not Path("/proc", pid).exists():
             return True
         renewals = [int(name.partition(".")[2]) for name in names if name.startswith(f"{number}.")]
