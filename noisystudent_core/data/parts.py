@@ -1,4 +1,4 @@
-"""Reading image parts: tables of bytes, decoded to uint8 batches of one size."""
+"""Reading image parts, tables of bytes decoded to uint8 batches of one size, and selections, which refer to them."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisystudent_core.data.images import decode_batch
-from noisystudent_core.data.schemas import IMAGES, from_bytes
+from noisystudent_core.data.schemas import IMAGES, SELECTION, from_bytes
 from noisystudent_core.storage.manifest import Artifact, Part
 
 NUM_THREADS = 4  # that decode
@@ -47,3 +47,15 @@ def labelled_batches(url: str, size: int, crop_fraction: float, batch_size: int)
         for rows in table.to_batches(max_chunksize=batch_size):
             images, _ = decode(pa.Table.from_batches([rows]), size, crop_fraction)
             yield images, torch.from_numpy(rows.column("label").to_numpy().astype("int64"))
+
+
+def read_selection(url: str) -> pa.Table:
+    """The whole selection as one table, in image id order."""
+    artifact = Artifact.open(url)
+    parts = artifact.manifest.parts
+    return pa.concat_tables([from_bytes(artifact.read(part), SELECTION, f"{url}/{part.path}") for part in parts])
+
+
+def rows_of_part(selection: pa.Table, part_index: int) -> pa.Table:
+    """The selected images of one image part, in row order."""
+    return selection.filter(pc.field("part") == part_index).sort_by("row")

@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from noisystudent_core.data.encoded import EncodedImages, undecodable
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.parts import ANY_SIZE, DECODE_ROWS, NUM_THREADS
-from noisystudent_core.data.schemas import SELECTION, from_bytes
 from noisystudent_core.errors import ConfigurationError
-from noisystudent_core.storage.manifest import Artifact
 
 
 @dataclass(frozen=True)
@@ -74,18 +70,6 @@ def load(
 def fits(num_images: int, resolution_px: int, device: torch.device, share: float = 0.8) -> bool:
     """Whether decoded images take at most this share of the memory that is free."""
     return num_images * 3 * resolution_px**2 <= share * _free_memory(device)
-
-
-def read_selection(url: str) -> pa.Table:
-    """The whole selection as one table, in image id order."""
-    artifact = Artifact.open(url)
-    parts = artifact.manifest.parts
-    return pa.concat_tables([from_bytes(artifact.read(part), SELECTION, f"{url}/{part.path}") for part in parts])
-
-
-def rows_of_part(selection: pa.Table, part_index: int) -> pa.Table:
-    """The selected images of one image part, in row order."""
-    return selection.filter(pc.field("part") == part_index).sort_by("row")
 
 
 def _free_memory(device: torch.device) -> int:

@@ -31,5 +31,6 @@ def fix_resolution(config: FixResolutionConfig, inputs: Inputs, place: Place, ev
         batches = Batches(config, streams.labelled, None, group.share)
         validate = validation_of(config, inputs, group)
         history = loop.fit(state, config, batches, streams.num_labelled, validate, events, place.scratch, group)
-    facts = {"num_steps": state.step, "num_labelled": streams.num_labelled, "num_frozen_parameters": len(frozen)}
+    num_frozen = sum(net.get_parameter(name).numel() for name in frozen)
+    facts = {"num_steps": state.step, "num_labelled": streams.num_labelled, "num_frozen_parameters": num_frozen}
     return publish_checkpoint(place, state, config, history, facts, group)

@@ -8,8 +8,7 @@ import pyarrow as pa
 from torch import nn
 
 from noisystudent_core.config.settings import PredictConfig, TeacherNoise
-from noisystudent_core.data.parts import read_images
-from noisystudent_core.data.resident import read_selection, rows_of_part
+from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
 from noisystudent_core.data.schemas import to_bytes
 from noisystudent_core.events import Events, silent
 from noisystudent_core.models import checkpoints

@@ -12,12 +12,10 @@ from noisystudent_core.config import IngestConfig, PredictConfig, PrepareConfig
 from noisystudent_core.data import resident
 from noisystudent_core.data.encoded import LabelledParts, SelectedParts
 from noisystudent_core.data.images import centre_crop_resize, decode_image
-from noisystudent_core.data.parts import read_images
+from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
 from noisystudent_core.data.resident import (
     PseudoLabelledImages,
     load,
-    read_selection,
-    rows_of_part,
 )
 from noisystudent_core.data.schemas import PREDICTIONS, distributions, to_bytes
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError

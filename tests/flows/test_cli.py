@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows import cli
-from noisystudent_core.data.resident import read_selection
+from noisystudent_core.data.parts import read_selection
 from noisystudent_core.data.schemas import EVALUATIONS, PREDICTIONS, from_bytes
 from noisystudent_core.recipes import RECIPES, digits
 from noisystudent_core.storage.manifest import Artifact

@@ -1,6 +1,5 @@
 """Measuring a checkpoint as a stage."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,7 @@ from noisystudent_core.errors import LabelError
 from noisystudent_core.storage.manifest import Artifact
 from tests.stages.small import DISTRIBUTIONS, Small
 
-WriteSources = Callable[[str], dict[str, str]]
 ON_TEST = EvaluateConfig(benchmark="test", batch_size=4)
-
-
-@pytest.fixture
-def small(memory_root: str) -> Small:
-    return Small(memory_root)
-
-
-@pytest.fixture
-def data(small: Small, write_sources: WriteSources) -> dict[str, str]:
-    return small.prepare_all(write_sources(small.root))
 
 
 def test_numbers_are_those_of_the_labels(small: Small, data: dict[str, str]) -> None:

@@ -1,6 +1,5 @@
 """A whole fit as a stage: what it leaves, that it is found again, and that a student needs all of its inputs."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import torch
 
 from noisystudent_core import stages
 from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, OptimizerConfig, PseudoLabelConfig
-from noisystudent_core.data.parts import decode, read_images
-from noisystudent_core.data.resident import read_selection, rows_of_part
+from noisystudent_core.data.parts import decode, read_images, read_selection, rows_of_part
 from noisystudent_core.data.schemas import HISTORY, from_bytes
 from noisystudent_core.data.streams import Share
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
@@ -19,18 +17,6 @@ from noisystudent_core.models import checkpoints
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.training.inputs import open_streams
 from tests.stages.small import DISTRIBUTIONS, FIT, STUDENT, Small, Told
-
-WriteSources = Callable[[str], dict[str, str]]
-
-
-@pytest.fixture
-def small(memory_root: str) -> Small:
-    return Small(memory_root)
-
-
-@pytest.fixture
-def data(small: Small, write_sources: WriteSources) -> dict[str, str]:
-    return small.prepare_all(write_sources(small.root))
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 
 from noisystudent_core import stages
 from noisystudent_core.config import InputNoise, PredictConfig, TeacherNoise
-from noisystudent_core.data.parts import read_images
-from noisystudent_core.data.resident import read_selection, rows_of_part
+from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
 from noisystudent_core.data.schemas import PREDICTIONS, distributions, from_bytes
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.storage.manifest import Artifact

@@ -1,7 +1,5 @@
 """Students that begin with weights they are given: a warm start, and fine-tuning on labelled images alone."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
@@ -11,23 +9,12 @@ from noisystudent_core.models import checkpoints
 from noisystudent_core.storage.manifest import Artifact
 from tests.stages.small import FIT, Small
 
-WriteSources = Callable[[str], dict[str, str]]
 STILL = FIT.train.model_copy(update={"steps": 1, "ema_decay": 0.0})  # one step so small that weights stay
 
 
 def still(**train: object) -> FitConfig:
     optimizer = STILL.optimizer.model_copy(update={"learning_rate": 1e-12})
     return FIT.model_copy(update={"train": STILL.model_copy(update={"optimizer": optimizer, **train}), "seed": 5})
-
-
-@pytest.fixture
-def small(memory_root: str) -> Small:
-    return Small(memory_root)
-
-
-@pytest.fixture
-def data(small: Small, write_sources: WriteSources) -> dict[str, str]:
-    return small.prepare_all(write_sources(small.root))
 
 
 def weights(url: str) -> torch.Tensor:
