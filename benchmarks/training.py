@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from benchmarks.measuring import all_cores, circumstances, cores, in_turns, smooth_fields, spread
 from noisystudent_core.config import FitConfig, InputNoise, ModelConfig, PseudoLabelConfig, TrainConfig
 from noisystudent_core.data.mixing import image_seeds
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
+from noisystudent_core.data.streams import ResidentStream, Share
 from noisystudent_core.events import silent
 from noisystudent_core.models.architectures import Normalised, create_model, device
 from noisystudent_core.noise.input_noise import InputNoiser
@@ -33,6 +33,7 @@ from noisystudent_core.noise.model_noise import noise_model
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
+from noisystudent_core.training.inputs import labelled_order, unlabelled_order
 from noisystudent_core.training.step import Batch, TrainState, train_step
 
 LEAST_SHARE = 0.95  # the promise: bare step to loop, in time
@@ -159,10 +160,12 @@ def looped(case: Case, num_steps: int, *, student: bool) -> Callable[[int], int]
     """The product's loop over `num_steps`, from a fresh optimiser; nothing is validated but a constant."""
     config = case.config(num_steps, student=student)
     images, labels = images_of(case)
-    labelled = LabelledImages(images, labels)
+    labelled = ResidentStream(images, labels, labelled_order(config, [NUM_IMAGES]), Share())
     soft = torch.full((NUM_IMAGES, NUM_CLASSES), 1 / NUM_CLASSES, device=device())
-    unlabelled = PseudoLabelledImages(images, soft, torch.ones(NUM_IMAGES, dtype=torch.int64)) if student else None
-    batches = Batches.resident(config, labelled, unlabelled)
+    unlabelled = None
+    if student:
+        unlabelled = ResidentStream(images, soft, unlabelled_order(config, [NUM_IMAGES], None), Share())
+    batches = Batches(config, labelled, unlabelled)
     state = start(config)
 
     def run(number: int) -> int:

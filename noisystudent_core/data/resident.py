@@ -1,7 +1,5 @@
 """Small sets, decoded once and kept on the device as uint8."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,25 +9,6 @@ from noisystudent_core.data.encoded import EncodedImages, undecodable
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.parts import ANY_SIZE, DECODE_ROWS, NUM_THREADS
 from noisystudent_core.errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """images uint8 [N, 3, R, R] and labels int64 [N], from parts of so many images each; (): from one part."""
-
-    images: Tensor
-    labels: Tensor
-    part_sizes: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class PseudoLabelledImages:
-    """As `LabelledImages`, but the teacher's probabilities float32 [N, C] for labels, and copies int [N]."""
-
-    images: Tensor
-    probabilities: Tensor
-    copies: Tensor
-    part_sizes: Sequence[int] = ()
 
 
 def load(

@@ -1,16 +1,12 @@
 """From two streams of images to the noised batch of a step."""
 
-from typing import Self
-
 import torch
 from torch import Tensor
 
 from noisystudent_core.config.settings import FitConfig
 from noisystudent_core.data.mixing import image_seeds
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
-from noisystudent_core.data.streams import ResidentStream, Share, Stream
+from noisystudent_core.data.streams import Share, Stream
 from noisystudent_core.noise.input_noise import InputNoiser
-from noisystudent_core.training.inputs import labelled_order, unlabelled_order
 from noisystudent_core.training.losses import harden, sharpen
 from noisystudent_core.training.step import Batch
 
@@ -29,23 +25,6 @@ class Batches:
         self._noiser = self._pseudo_noiser = InputNoiser(config.noise, config.model.resolution_px)
         if config.pseudo_labels is not None and config.pseudo_labels.noise is not None:
             self._pseudo_noiser = InputNoiser(config.pseudo_labels.noise, config.model.resolution_px)
-
-    @classmethod
-    def resident(
-        cls,
-        config: FitConfig,
-        labelled: LabelledImages,
-        unlabelled: PseudoLabelledImages | None,
-        share: Share | None = None,
-    ) -> Self:
-        """Batches of images that lie in memory."""
-        share = share or Share()
-        order = labelled_order(config, labelled.part_sizes or [len(labelled.labels)])
-        stream = ResidentStream(labelled.images, labelled.labels, order, share)
-        if unlabelled is None:
-            return cls(config, stream, None, share)
-        order = unlabelled_order(config, unlabelled.part_sizes or [len(unlabelled.images)], unlabelled.copies)
-        return cls(config, stream, ResidentStream(unlabelled.images, unlabelled.probabilities, order, share), share)
 
     def __call__(self, step: int) -> Batch:
         """This process's share of the batch of step `step`, counted from 0."""

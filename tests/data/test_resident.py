@@ -14,7 +14,6 @@ from noisystudent_core.data.encoded import LabelledParts, SelectedParts
 from noisystudent_core.data.images import centre_crop_resize, decode_image
 from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
 from noisystudent_core.data.resident import (
-    PseudoLabelledImages,
     load,
 )
 from noisystudent_core.data.schemas import PREDICTIONS, distributions, to_bytes
@@ -22,6 +21,7 @@ from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.pseudo_labels.select import select
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from tests.training.small import PseudoLabelledImages
 
 CPU = torch.device("cpu")
 NUM_IMAGES, PER_PART, NUM_CLASSES = 10, 4, 3

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from noisystudent_core import stages
 from noisystudent_core.config import FitConfig, InputNoise, PseudoLabelConfig
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
 from noisystudent_core.evaluation import figures
 from noisystudent_core.events import silent
 from noisystudent_core.noise.randaugment import DIALECTS, apply_op
 from noisystudent_core.stages.figures import show_noise
-from noisystudent_core.training.batches import Batches
 from tests.stages.small import FIT, STUDENT, Small, Told
+from tests.training.small import LabelledImages, PseudoLabelledImages, resident
 
 WriteSources = Callable[[str], dict[str, str]]
 QUIET = InputNoise(num_ops=0, crop="translate", crop_padding_px=2, flip=False)
@@ -72,7 +71,7 @@ def shown(told: Told) -> dict[str, bytes]:
 
 def show(config: FitConfig, labelled: LabelledImages, pseudo: PseudoLabelledImages | None) -> dict[str, bytes]:
     told = Told([])
-    show_noise(config, Batches.resident(config, labelled, pseudo), told)
+    show_noise(config, resident(config, labelled, pseudo), told)
     return shown(told)
 
 
@@ -83,7 +82,7 @@ def test_grid_has_every_operation_of_the_fit_s_dialect(
     noise = LOUD.model_copy(update={"dialect": dialect})
     config = noised(FIT, noise)
     png = show(config, labelled, None)["noise-grid"]
-    image = Batches.resident(config, labelled, None).untouched()
+    image = resident(config, labelled, None).untouched()
     assert Image.open(io.BytesIO(png)).format == "PNG"
     title, subtitle, operations, rows = drawn["noise_grid"]
     assert dialect in title
@@ -102,7 +101,7 @@ def test_grid_is_of_an_image_as_large_as_the_model_s(labelled: LabelledImages, d
     wide = LabelledImages(torch.nn.functional.pad(labelled.images, (4, 4, 4, 4)), labelled.labels)
     config = noised(FIT, LOUD.model_copy(update={"crop": "resized"}))
     show(config, wide, None)
-    image = Batches.resident(config, labelled, None).untouched()
+    image = resident(config, labelled, None).untouched()
     assert torch.equal(drawn["noise_grid"][3]["untouched"][0], image[0])
 
 
@@ -125,7 +124,7 @@ def test_batch_is_the_first_that_the_model_sees(
 ) -> None:
     config = noised(STUDENT, noise, pseudo_noise)
     assert list(show(config, labelled, pseudo)) == names
-    batch = Batches.resident(config, labelled, pseudo)(0)
+    batch = resident(config, labelled, pseudo)(0)
     assert batch.images.shape == (60, 3, 32, 32)  # 6 labelled ones and 9 times as many pseudo-labelled ones
     _, _, (first, second) = drawn["training_batch"]
     assert torch.equal(first.images, batch.images[:6])
@@ -150,7 +149,7 @@ def test_classes_without_names_are_numbers(labelled: LabelledImages, drawn: Mapp
 
 
 def test_nothing_is_drawn_where_nobody_listens(labelled: LabelledImages, drawn: Mapping[str, Any]) -> None:
-    show_noise(FIT, Batches.resident(FIT, labelled, None), silent)
+    show_noise(FIT, resident(FIT, labelled, None), silent)
     assert drawn == {}
 
 

@@ -15,7 +15,6 @@ import torch.distributed as dist
 
 from noisystudent_core import interruption
 from noisystudent_core.config import FitConfig
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
 from noisystudent_core.errors import InterruptedFitError
 from noisystudent_core.events import Events, silent
 from noisystudent_core.storage.filesystem import Folder
@@ -23,7 +22,7 @@ from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.distributed import ALONE, Group, joined
 from noisystudent_core.training.step import TrainState
-from tests.training.small import build, labelled, pseudo_labelled
+from tests.training.small import LabelledImages, PseudoLabelledImages, build, labelled, pseudo_labelled, resident
 
 Images = TypeVar("Images", LabelledImages, PseudoLabelledImages)
 Weights = dict[str, np.ndarray[Any, Any]]
@@ -70,7 +69,7 @@ def fit(
     state = loop.start(build(config).to(device), config, group)
     is_last = group.share.rank == group.share.world - 1
     pseudo = on(device, pseudo_labelled()) if config.pseudo_labels else None
-    batches = (kind if is_last else Batches).resident(config, on(device, labelled()), pseudo, group.share)
+    batches = resident(config, on(device, labelled()), pseudo, group.share, kind if is_last else Batches)
     if isinstance(batches, Interrupted):
         batches.at = at
 

@@ -1,9 +1,11 @@
 """A fit as small as it can be: a timm net of 0.1M parameters, three classes, images of 32 px that a net can learn."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from noisystudent_core.config import (
     FitConfig,
@@ -13,12 +15,52 @@ from noisystudent_core.config import (
     PseudoLabelConfig,
     TrainConfig,
 )
-from noisystudent_core.data.resident import LabelledImages, PseudoLabelledImages
+from noisystudent_core.data.streams import ResidentStream, Share
 from noisystudent_core.models.architectures import Normalised, create_model
 from noisystudent_core.noise.model_noise import noise_model
+from noisystudent_core.training.batches import Batches
+from noisystudent_core.training.inputs import labelled_order, unlabelled_order
+
+AnyBatches = TypeVar("AnyBatches", bound=Batches)
 
 NO_NOISE = InputNoise(num_ops=0, crop="translate", crop_padding_px=0, flip=False)
 SGD = OptimizerConfig(name="sgd", learning_rate=0.05, learning_rate_batch=4, weight_decay=0)
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """images uint8 [N, 3, R, R] and labels int64 [N], from parts of so many images each; (): from one part."""
+
+    images: Tensor
+    labels: Tensor
+    part_sizes: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class PseudoLabelledImages:
+    """As `LabelledImages`, but the teacher's probabilities float32 [N, C] for labels, and copies int [N]."""
+
+    images: Tensor
+    probabilities: Tensor
+    copies: Tensor
+    part_sizes: Sequence[int] = ()
+
+
+def resident(
+    config: FitConfig,
+    labelled: LabelledImages,
+    unlabelled: PseudoLabelledImages | None,
+    share: Share | None = None,
+    kind: type[AnyBatches] = Batches,
+) -> AnyBatches:
+    """Batches of images that lie in memory."""
+    share = share or Share()
+    order = labelled_order(config, labelled.part_sizes or [len(labelled.labels)])
+    stream = ResidentStream(labelled.images, labelled.labels, order, share)
+    if unlabelled is None:
+        return kind(config, stream, None, share)
+    order = unlabelled_order(config, unlabelled.part_sizes or [len(unlabelled.images)], unlabelled.copies)
+    return kind(config, stream, ResidentStream(unlabelled.images, unlabelled.probabilities, order, share), share)
 
 
 def fit_config(

@@ -13,9 +13,8 @@ from noisystudent_core.errors import DeviceMemoryError, NonFiniteLossError
 from noisystudent_core.events import Events, silent
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.training import loop
-from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.step import TrainState
-from tests.training.small import build, fit_config, labelled, pseudo_labelled
+from tests.training.small import build, fit_config, labelled, pseudo_labelled, resident
 
 NOISY: dict[str, Any] = {
     "noise": InputNoise(num_ops=2, magnitude=9, crop="translate", crop_padding_px=2, flip=False),
@@ -31,7 +30,7 @@ def run(
 ) -> tuple[TrainState, loop.History]:
     state = loop.start(build(config), config)
     pseudo = None if config.pseudo_labels is None else pseudo_labelled()
-    batches = Batches.resident(config, labelled(), pseudo)
+    batches = resident(config, labelled(), pseudo)
     history = loop.fit(state, config, batches, 12, validate, events, Folder.at(f"memory://{uuid.uuid4().hex}"))
     return state, history
 
@@ -114,7 +113,7 @@ def test_finished_state_takes_no_step_more() -> None:
     config = fit_config()
     state, _ = run(config)
     before = weights(state)
-    batches, folder = Batches.resident(config, labelled(), None), Folder.at(f"memory://{uuid.uuid4().hex}")
+    batches, folder = resident(config, labelled(), None), Folder.at(f"memory://{uuid.uuid4().hex}")
     history = loop.fit(state, config, batches, 12, lambda net: {}, silent, folder)
     assert (history.rows, weights(state)) == ([], before)
 

@@ -11,9 +11,8 @@ from noisystudent_core.config import FitConfig
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.training import loop
-from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.resolution import freeze_shallow
-from tests.training.small import build, fit_config, labelled
+from tests.training.small import build, fit_config, labelled, resident
 
 
 def fitted(config: FitConfig, share: float, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -22,7 +21,7 @@ def fitted(config: FitConfig, share: float, folder: Path) -> tuple[dict[str, tor
     before = {name: tensor.clone() for name, tensor in net.net.state_dict().items()}
     state = loop.start(net, config)
     freeze_shallow(net.net, share)
-    batches = Batches.resident(config, labelled(), None)
+    batches = resident(config, labelled(), None)
     loop.fit(state, config, batches, 12, lambda _: {}, lambda event, **fields: None, Folder.at(str(folder)))
     return before, net.net.state_dict()
 

@@ -15,7 +15,7 @@ from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.history import History
 from noisystudent_core.training.state import save_state
 from noisystudent_core.training.step import TrainState
-from tests.training.small import build, fit_config, labelled, pseudo_labelled, same_weights
+from tests.training.small import build, fit_config, labelled, pseudo_labelled, resident, same_weights
 
 NOISY: dict[str, Any] = {
     "noise": InputNoise(num_ops=2, magnitude=9, crop="translate", crop_padding_px=2, flip=True),
@@ -52,7 +52,7 @@ def run(
     execution = config.execution.model_copy(update={"state_every_steps": every})
     config = config.model_copy(update={"execution": execution})
     state = loop.start(build(config), config)
-    batches = Dying.resident(config, labelled(), pseudo_labelled() if config.pseudo_labels else None)
+    batches = resident(config, labelled(), pseudo_labelled() if config.pseudo_labels else None, kind=Dying)
     if dies_at is not None:
         batches.dies_at = dies_at
 

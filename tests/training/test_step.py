@@ -9,16 +9,15 @@ import torch
 from noisystudent_core.config import OptimizerConfig, PseudoLabelConfig
 from noisystudent_core.noise.noise_layers import StochasticDepth
 from noisystudent_core.training import loop
-from noisystudent_core.training.batches import Batches
 from noisystudent_core.training.losses import Weighting
 from noisystudent_core.training.step import Batch, TrainState, compute_losses, train_step, uses_bf16
-from tests.training.small import build, fit_config, labelled, pseudo_labelled, same_weights
+from tests.training.small import build, fit_config, labelled, pseudo_labelled, resident, same_weights
 
 STUDENT = fit_config(pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3), label_smoothing=0.1)
 
 
 def start() -> tuple[TrainState, Batch]:
-    return loop.start(build(STUDENT), STUDENT), Batches.resident(STUDENT, labelled(), pseudo_labelled())(0)
+    return loop.start(build(STUDENT), STUDENT), resident(STUDENT, labelled(), pseudo_labelled())(0)
 
 
 def test_step_moves_the_weights_against_the_gradient_once() -> None:
@@ -71,9 +70,7 @@ def test_losses_are_reported_apart_and_weighed_as_told(weighting: Weighting) -> 
 
 def test_fit_on_labelled_images_alone_has_one_loss() -> None:
     config = fit_config()
-    losses = train_step(
-        loop.start(build(config), config), Batches.resident(config, labelled(), None)(0), config.train, 0.1
-    )
+    losses = train_step(loop.start(build(config), config), resident(config, labelled(), None)(0), config.train, 0.1)
     assert losses.unlabelled is None
     assert losses.total is losses.labelled
 
@@ -90,7 +87,7 @@ def test_model_noise_kept_to_labelled_images_spares_the_others_in_the_same_forwa
     config = fit_config(
         pseudo_labels=PseudoLabelConfig(unlabelled_ratio=3, model_noise=False), dropout=0.9, stochastic_depth=0.5
     )
-    state, batches = loop.start(build(config), config), Batches.resident(config, labelled(), pseudo_labelled())
+    state, batches = loop.start(build(config), config), resident(config, labelled(), pseudo_labelled())
     for name, parameter in state.net.named_parameters():
         if name.endswith("bn2.weight"):
             torch.nn.init.ones_(parameter)  # 0 at first: a branch of zeros cannot be seen to be dropped
@@ -128,7 +125,7 @@ def test_micro_batches_keep_the_ratio_and_add_up_to_the_whole_batch(weighting: W
     model = STUDENT.model.model_copy(update={"name": "test_convnext"})  # without batch norm
     config = STUDENT.model_copy(update={"model": model})
     state = loop.start(build(config), config)
-    batch = Batches.resident(config, labelled(), pseudo_labelled())(0)
+    batch = resident(config, labelled(), pseudo_labelled())(0)
     for part in batch.micro_batches(4):
         assert part.targets_UC is not None
         assert (len(part.labels_L), len(part.targets_UC), len(part.images)) == (1, 3, 4)
@@ -141,7 +138,7 @@ def test_micro_batches_keep_the_ratio_and_add_up_to_the_whole_batch(weighting: W
 
 def test_micro_batches_report_the_losses_of_the_whole_batch() -> None:
     config = STUDENT.model_copy(update={"model": STUDENT.model.model_copy(update={"name": "test_convnext"})})
-    batch = Batches.resident(config, labelled(), pseudo_labelled())(0)
+    batch = resident(config, labelled(), pseudo_labelled())(0)
     found = []
     for number in (1, 2):
         train = config.train.model_copy(update={"micro_batches": number})
