@@ -2,6 +2,6 @@
 
 import os
 
-from tasks.engines import SHARING
+from tasks.slots import SHARING
 
 os.environ |= SHARING | os.environ  # as the workers have it; read when torch is imported

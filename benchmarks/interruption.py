@@ -1,61 +1,104 @@
-"""kill -9 at random moments, then the same command: the same table and the same bytes as an undisturbed run.
+"""kill -9 at random moments of a run, of the flow or of a worker: the same table and bytes as an undisturbed one.
 
-    python -m benchmarks.interruption --trials 5 --shrink 0.2
+    python -m benchmarks.interruption --flows 5 --workers 20 --shrink 0.2
 
-Each trial runs the digits recipe on a root of its own, kills the run's process alone at a random moment, waits until
-none of its children is left, runs the same command again, and compares with the undisturbed run.
+Each trial runs the digits recipe on a root of its own. Of the flow's trials the run's process alone is killed, none of
+its children may be left soon after, and the same command is run again. Of the workers' trials a process that carries
+out a stage is killed, and the run has to go on by itself.
 """
 
 import argparse
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from noisystudent_core.storage.manifest import Artifact
+from noisystudent_core.storage.verify import artifact_urls
+
+IMAGES_PER_PART = 100  # few, so that many parts are on their way
 LIMIT_S = 5.0  # within which the children of a killed run must be gone
 
 
-def main(trials: int, shrink: float, seed: int) -> None:
+def main(flows: int, workers: int, shrink: float, seed: int) -> None:
     """Print a line per trial; exit status 1 if one of them differs."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.monotonic()
         expected = run(Path(scratch) / "undisturbed", shrink)
         duration = time.monotonic() - started
-        print(f"undisturbed: {duration:.0f} s, {len(expected)} files")
+        print(f"undisturbed: {duration:.0f} s, {len(expected) - 1} artifacts; seed {seed}", flush=True)
         failed = 0
-        for trial in range(trials):
+        for trial, kind in enumerate(["flow"] * flows + ["worker"] * workers):
             moment = draw.uniform(0.05, 0.95) * duration
             root = Path(scratch) / f"trial-{trial}"
-            gone_after = kill_after(moment, root, shrink)
-            same = run(root, shrink) == expected
-            good = same and gone_after <= LIMIT_S
+            good, words = (of_flow if kind == "flow" else of_worker)(moment, root, shrink, expected)
             failed += not good
-            print(
-                f"killed at {moment:5.1f} s: children gone after {gone_after:.1f} s, "
-                f"table and checkpoints {'the same' if same else 'DIFFER'}",
-                flush=True,
-            )
+            print(f"{kind} killed at {moment:5.1f} s: {words}", flush=True)
+            shutil.rmtree(root, ignore_errors=True)
     sys.exit(1 if failed else 0)
+
+
+def of_flow(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
+    """Kill the run's own process, wait for its children to end, run again."""
+    gone_after = kill_after(moment, root, shrink)
+    same = run(root, shrink) == expected
+    return same and gone_after <= LIMIT_S, f"children gone after {gone_after:.1f} s, {_compared(same)}"
+
+
+def of_worker(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
+    """Kill a worker, at the given moment or when next one is there; the run goes on."""
+    process = subprocess.Popen(command(root, shrink), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(moment)
+    while process.poll() is None and not (found := workers_of(process.pid)):
+        time.sleep(0.05)
+    if process.poll() is not None:
+        return collected(root) == expected, "no worker was there any more, undisturbed"
+    os.kill(found[0], signal.SIGKILL)
+    status = process.wait()
+    same = status == 0 and collected(root) == expected
+    return same, f"the run ended with status {status}, {_compared(same)}"
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes below `pid` that carry out stages."""
+    found = []
+    for child, _ in descendants(pid):
+        with suppress(OSError):
+            if b"noisystudent_core.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                found.append(child)
+    return found
+
+
+def _compared(same: bool) -> str:
+    return f"table and artifacts {'the same' if same else 'DIFFER'}"
 
 
 def command(root: Path, shrink: float) -> list[str]:
     """The command under test; its table goes beside the root."""
     table = ["--json", str(root.with_suffix(".json"))]
-    return [sys.executable, "-m", "flows", "run", "--root", str(root), "--shrink", str(shrink), *table]
+    options = ["--root", str(root), "--shrink", str(shrink), "--set", f"data.images_per_part={IMAGES_PER_PART}"]
+    return [sys.executable, "-m", "flows", "run", *options, *table]
 
 
 def run(root: Path, shrink: float) -> dict[str, str]:
     """Run to the end; digests of the table and of every checkpoint's weights, by path."""
     subprocess.run(command(root, shrink), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    files = {str(path.relative_to(root)): path for path in sorted(root.glob("checkpoints/*/model.safetensors"))}
-    files["table"] = root.with_suffix(".json")
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return collected(root)
+
+
+def collected(root: Path) -> dict[str, str]:
+    """The content digest of every artifact by its key, and the table's."""
+    manifests = [Artifact.open(url).manifest for url in artifact_urls(str(root))]
+    table = hashlib.sha256(root.with_suffix(".json").read_bytes()).hexdigest()
+    return {manifest.key: manifest.content_digest for manifest in manifests} | {"table": table}
 
 
 def kill_after(moment: float, root: Path, shrink: float) -> float:
@@ -103,7 +146,8 @@ def alive(process: tuple[int, str]) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=5)
+    parser.add_argument("--flows", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=20)
     parser.add_argument("--shrink", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=os.getpid())
     main(**vars(parser.parse_args()))

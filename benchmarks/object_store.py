@@ -1,5 +1,8 @@
 """The digits run on an s3:// root, on a local S3 protocol server: the same content digests as on disk.
 
+And once more through a proxy that answers 5% of the requests with 503, cuts 2% of the answers off in the middle, and
+forgets to answer 1% after they were carried out.
+
 python -m benchmarks.object_store --shrink 0.1
 """
 
@@ -17,12 +20,14 @@ from moto.server import ThreadedMotoServer
 
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.verify import artifact_urls
+from tests.storage.faulty_s3 import FaultyS3
 
 BUCKET = "noisy-student"
+RATES = {"503": 0.05, "cut": 0.02, "lost": 0.01}
 
 
-def main(shrink: float) -> None:
-    """Print both times and the number of artifacts; exit status 1 where they differ."""
+def main(shrink: float, seed: int) -> None:
+    """Print times, requests, faults and the number of artifacts; exit status 1 where they differ."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request otherwise
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -34,12 +39,19 @@ def main(shrink: float) -> None:
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
     }
     boto3.client("s3").create_bucket(Bucket=BUCKET)
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, FaultyS3(os.environ["AWS_ENDPOINT_URL"], seed=seed) as proxy:
+        os.environ["AWS_ENDPOINT_URL"] = proxy.url
         on_disk = run(str(Path(scratch) / "root"), shrink)
-        on_s3 = run(f"s3://{BUCKET}/root", shrink)
+        found = [on_disk]
+        for name, rates in {"root": {}, "disturbed": RATES}.items():
+            proxy.forget()
+            proxy.rates = rates
+            found.append(run(f"s3://{BUCKET}/{name}", shrink))
+            print(f"  requests {dict(proxy.requests)}, faults {dict(proxy.faults)}")
     server.stop()
-    print(f"{len(on_disk)} artifacts on disk, {len(on_s3)} on s3, {'the same' if on_disk == on_s3 else 'DIFFERENT'}")
-    sys.exit(on_disk != on_s3)
+    same = all(each == on_disk for each in found)
+    print(" and ".join(f"{len(each)}" for each in found), "artifacts,", "all the same" if same else "DIFFERENT")
+    sys.exit(not same)
 
 
 def run(root: str, shrink: float) -> dict[str, str]:
@@ -55,4 +67,5 @@ def run(root: str, shrink: float) -> dict[str, str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shrink", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0, help="of the faults")
     main(**vars(parser.parse_args()))

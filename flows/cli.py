@@ -1,41 +1,24 @@
-"""The `noisy-student` command: runs the flow, its stages one by one, and the local servers."""
+"""The `noisy-student` command: runs the flows, the stages one by one, and the local servers."""
 
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 import yaml
-from pydantic import ValidationError
 
-from flows import console
-from noisystudent_core.config import (
-    EvaluateConfig,
-    IngestConfig,
-    PredictConfig,
-    PrepareConfig,
-    SelectConfig,
-    StageSettings,
-    parse_assignments,
-)
-from noisystudent_core.errors import ConfigurationError, DataError, NoisyStudentError
-from noisystudent_core.evaluation import report
+from flows import console, stage_commands
+from noisystudent_core.config import parse_assignments
+from noisystudent_core.errors import NoisyStudentError
+from noisystudent_core.evaluation import report, studies
 from noisystudent_core.recipes import RECIPES, configure
-from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest
-from noisystudent_core.storage.verify import artifact_urls, problems
 from tasks import servers
-from tasks.engines import opened
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 recipes_app = typer.Typer(invoke_without_command=True, help="List the recipes, or show one.")
 app.add_typer(recipes_app, name="recipes")
-
-Kind = TypeVar("Kind", bound=StageSettings)
-Url = Annotated[str, typer.Option(help="Folder or URL of an artifact.")]
-Out = Annotated[str, typer.Option(help="The artifact's own folder or URL.")]
 
 
 @app.command()
@@ -55,83 +38,78 @@ def run(
     num_images_per_class: Annotated[int | None, typer.Option(help="Selected images of each class.")] = None,
     shrink: Annotated[float, typer.Option(help="Factor on the recipe's images and steps, for a trial.")] = 1.0,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")] = None,
+    register_model: Annotated[
+        bool, typer.Option("--register/--no-register", help="Put the last student into MLflow's registry.")
+    ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's rows to this file.")] = None,
 ) -> None:
     """Run the whole flow in this process, on the Prefect server that answers or on one of its own."""
     parameters = {k: v for k, v in locals().items() if k not in ("assignments", "json_file")}
     overrides = parse_assignments(assignments or [])
-    rows = console.run_flow({**parameters, "overrides": overrides or None})
+    rows = console.run_flow("noisy_student", {**parameters, "overrides": overrides or None})
     typer.echo(report.table(rows))
-    if json_file is not None:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n")
+    _write_json(rows, json_file)
 
 
 @app.command()
-def prepare(
-    source: Annotated[str, typer.Argument(help="Parquet files with image and, for labelled images, label.")],
-    out: Annotated[str, typer.Argument(help="The artifact's own folder or URL.")],
-    num_classes: Annotated[int | None, typer.Option(help="Given: labels are read, 0 to one below.")] = None,
-    images_per_part: Annotated[int, typer.Option(help="Images per part.")] = 10_000,
+def ablate(
+    study: Annotated[str, typer.Option(help="table6, figure2, or one of the appendix.")] = "table6",
+    recipe: Annotated[str, typer.Option(help="The recipe whose variants are compared.")] = "digits",
+    root: Annotated[str | None, typer.Option(help="Folder or URL of all artifacts.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option("--seed", help="Once for each; by default 0, 1 and 2.")] = None,
+    nets: Annotated[list[str] | None, typer.Option("--net", help="timm names, once for each, smallest first.")] = None,
+    unlabelled: Annotated[list[str] | None, typer.Option(help="NAME=URL of a set to study; once for each.")] = None,
+    engine: Annotated[str, typer.Option(help="Where stages run.")] = "local",
+    shrink: Annotated[float, typer.Option(help="Factor on the recipe's images and steps, for a trial.")] = 1.0,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of all variants, key=value.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the table's rows to this file.")] = None,
 ) -> None:
-    """Take in a source of images as an `images` artifact."""
-    ingest = _settings(IngestConfig, num_classes=num_classes, images_per_part=images_per_part)
-    _stage("prepare", PrepareConfig(ingest=ingest), {"source": source}, out)
+    """Compare variants of a recipe over seeds: the paper's studies."""
+    parameters = {k: v for k, v in locals().items() if k not in ("assignments", "json_file", "unlabelled")}
+    sets = parse_assignments(unlabelled or [])
+    overrides = parse_assignments(assignments or [])
+    rows = console.run_flow("ablate", {**parameters, "unlabelled": sets or None, "overrides": overrides or None})
+    typer.echo(studies.table(rows))
+    _write_json(rows, json_file)
 
 
-@app.command()
-def predict(
-    checkpoint: Url,
-    images: Url,
-    out: Out,
-    selection: Annotated[str | None, typer.Option(help="Label the images of this selection only.")] = None,
-    distribution: Annotated[bool, typer.Option(help="Keep the probabilities of every class.")] = False,
+@app.command("evaluate-model")
+def evaluate_model(
+    checkpoint: Annotated[str, typer.Argument(help="A checkpoint, timm:NAME, or a safetensors file.")],
+    images: Annotated[str | None, typer.Option(help="Labelled images of your own.")] = None,
+    folders: Annotated[
+        list[str] | None, typer.Option("--folder", help="KIND=URL, as imagenet_c=...; or folder.")
+    ] = None,
+    suites: Annotated[
+        list[str] | None, typer.Option("--suite", help="corruptions, perturbations, adversarial.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="timm name of the net, where the checkpoint is a file.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Of the file's head.")] = None,
+    root: Annotated[str | None, typer.Option(help="Folder or URL of all artifacts.")] = None,
+    engine: Annotated[str, typer.Option(help="Where stages run.")] = "local",
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
 ) -> None:
-    """Label images with a checkpoint."""
-    inputs = {"checkpoint": checkpoint, "images": images} | ({"selection": selection} if selection else {})
-    _stage("predict", PredictConfig(keep="distribution" if distribution else "label"), inputs, out)
+    """Measure any model: accuracy, calibration, robustness, and the released benchmarks."""
+    parameters = {k: v for k, v in locals().items() if k not in ("assignments", "json_file", "folders")}
+    overrides = parse_assignments(assignments or [])
+    given = {"folders": parse_assignments(folders or []) or None, "overrides": overrides or None}
+    rows = console.run_flow("evaluate_model", parameters | given)
+    for row in rows:
+        if row["metric"].count("/") < 2:
+            typer.echo(f"{row['benchmark']:14s} {row['suite']:14s} {row['metric']:44s} {row['value']:9.4f}")
+    _write_json(rows, json_file)
 
 
-@app.command()
-def select(
-    predictions: Url,
-    images: Url,
-    out: Out,
-    per_class: Annotated[int, typer.Option(help="Images of each class, copies counted.")] = 130_000,
-    threshold: Annotated[float, typer.Option(help="Kept: confidence above it.")] = 0.3,
-    seed: Annotated[int, typer.Option(help="Decides which images are copied.")] = 0,
-    exclusions: Annotated[str | None, typer.Option(help="Leave out the images of this artifact.")] = None,
-) -> None:
-    """Filter and balance predictions."""
-    inputs = {"predictions": predictions, "images": images} | ({"exclusions": exclusions} if exclusions else {})
-    _stage(
-        "select", _settings(SelectConfig, threshold=threshold, num_images_per_class=per_class, seed=seed), inputs, out
-    )
+for command in stage_commands.COMMANDS:
+    app.command()(command)
 
 
-@app.command()
-def evaluate(
-    checkpoint: Url,
-    images: Url,
-    out: Annotated[str | None, typer.Option(help="Keep the numbers as an artifact here.")] = None,
-) -> None:
-    """Measure a checkpoint on labelled images."""
-    with tempfile.TemporaryDirectory() as scratch:
-        inputs = {"checkpoint": checkpoint, "images": images}
-        manifest = _stage("evaluate", EvaluateConfig(benchmark="images"), inputs, out or scratch)
-    for metric, value in manifest.facts["metrics"].items():
-        typer.echo(f"{metric} {value:.4f}")
-
-
-@app.command()
-def verify(root: Annotated[str, typer.Argument(help="The root of a run.")]) -> None:
-    """Check every part of every artifact under a root against its manifest."""
-    urls = artifact_urls(root)
-    found = [problem for url in urls for problem in problems(url)]
-    for problem in found:
-        typer.echo(problem, err=True)
-    if found:
-        raise DataError(f"{len(found)} problems in {len(urls)} artifacts under {root}; each line above says the remedy")
-    typer.echo(f"{len(urls)} artifacts under {root} are whole")
+def _write_json(rows: list[dict[str, Any]], file: Path | None) -> None:
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 @recipes_app.callback()
@@ -180,33 +158,6 @@ def demo() -> None:
     typer.echo(report.table(rows))
     typer.echo(console.addresses(started))
     typer.echo("The servers stay up until: make down")
-
-
-def _settings(kind: type[Kind], **values: Any) -> Kind:
-    """Stage settings from options; raises `ConfigurationError` for a value out of range."""
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise ConfigurationError(
-            "; ".join(f"{e['loc'][0]}={e['input']!r}: {e['msg']}" for e in error.errors())
-        ) from None
-
-
-def _stage(call: str, config: StageSettings, inputs: Inputs, out: str) -> Manifest:
-    """Run one stage in a worker process, without a server; `out` is the artifact's own folder."""
-    with opened("local", call) as engine:
-        engine.run(call, config, inputs, "", _show, out=out)
-    manifest = Artifact.open(out).manifest
-    dropped = "".join(f", {reason} {count}" for reason, count in manifest.drops.items())
-    typer.echo(f"{call}: {manifest.num_rows} rows in {len(manifest.parts)} parts{dropped} -> {out}")
-    return manifest
-
-
-def _show(event: str, **fields: Any) -> None:
-    if event == "progress":
-        typer.echo(f"{fields['done']} of {fields['total']} {fields['unit']}", err=True)
-    elif event == "message":
-        typer.echo(fields["text"], err=True)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from typing import Any
 
 from noisystudent_core.errors import NoisyStudentError
@@ -17,14 +18,12 @@ DEPLOYMENT = "noisy-student/iterate"
 Rows = list[dict[str, Any]]
 
 
-def run_flow(parameters: dict[str, Any]) -> Rows:
-    """Run the flow here, on the Prefect server that answers, else on one that lives as long as the run."""
+def run_flow(name: str, parameters: dict[str, Any]) -> Rows:
+    """Run a flow here, on the Prefect server that answers, else on one that lives as long as the run."""
     with servers.temporary_prefect_server() as url:
         os.environ.update(_environment(url))
-        from flows.noisy_student import noisy_student
-
-        rows: Any = noisy_student(**parameters)
-        return rows
+        flow: Any = getattr(import_module(f"flows.{name}"), name)
+        return flow(**parameters)
 
 
 def _environment(prefect_url: str) -> dict[str, str]:

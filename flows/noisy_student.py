@@ -7,7 +7,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from noisystudent_core.config import NoisyStudentConfig
 from noisystudent_core.recipes import configure
-from tasks.evaluate import measure, summarise
+from tasks.evaluate import Measuring, summarise
 from tasks.fit import fit_baselines, fit_selector, fit_student, fit_teacher
 from tasks.predict import label
 from tasks.prepare import exclusions, prepare_all
@@ -36,6 +36,7 @@ def noisy_student(
     num_images_per_class: int | None = None,
     shrink: float = 1.0,
     overrides: dict[str, Any] | None = None,
+    register_model: bool = True,
 ) -> list[dict[str, Any]]:
     """Turn labelled images and many more unlabelled ones into a better classifier; returns the iterations table.
 
@@ -49,13 +50,14 @@ def noisy_student(
         validation: Images that choices are made on; by default the recipe's, or a share of the labelled ones.
         test: Images that the table reports; by default the recipe's.
         seed: Seed of the whole run.
-        engine: Where stages run: "local", the devices of this machine.
+        engine: Where stages run: "local", the devices of this machine, or "ray", those of a Ray cluster (docs/ray.md).
         student: timm name of every student's net, instead of the recipe's.
         num_iterations: How many students, one after another; the recipe's last one is repeated.
         unlabelled_ratio: Unlabelled images per labelled image of a step, at least 1.
         threshold: Pseudo labels of a confidence above it are kept, from 0 to below 1.
         num_images_per_class: Selected images of each class, copies counted.
         shrink: Factor on the recipe's images and steps, for a trial.
+        register_model: Whether the last student goes to MLflow's registry.
         overrides: Any other setting by dotted path, as {"iterations.0.train.warmup_epochs": 5}.
     """
     sources = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation, "test": test}
@@ -72,36 +74,43 @@ def noisy_student(
         overrides=overrides,
     )
     with session(config, root, engine) as run:
-        return iterate(config, run)
+        rows, student = iterate(config, run)
+        if register_model:
+            publish.submit(student, rows, config, run).wait()
+        return rows.result()
 
 
-def iterate(config: NoisyStudentConfig, run: Run) -> list[dict[str, Any]]:
-    """Algorithm 1; every line submits, and what waits is only what the paper lets wait."""
+def iterate(config: NoisyStudentConfig, run: Run) -> tuple[Ref, Ref]:
+    """Algorithm 1; returns the table's rows and the last student. What waits is only what the paper lets wait."""
     data = prepare_all(config, run)
 
     # 1. a teacher, noised, on labelled images; beside it each student's net on the same, for comparison
-    teacher = fit_teacher(data, config, run)
+    first = fit_teacher(data, config, run)
     baselines = fit_baselines(data, config, run)
-    models = [measure(0, teacher, None, data, config, run)]
-    selected = {"images": data["unlabelled"], "selection": filter_and_balance(teacher, data, config, run)}
+    measuring = Measuring(data, config, run)
+    models = [measuring.model(0, first, None)]
+    teacher = first.checkpoint
+    selection = filter_and_balance(teacher, data, config, run)
+    selected = {name: selection[name] for name in ("images", "selection")}
 
     for i in config.student_iterations:
         # 2. the teacher, not noised, labels the selected images
         pseudo = label(f"teacher {i}", config.teach(i), {"checkpoint": teacher, **selected}, run, i)
         # 3. an equal-or-larger student, noised, on labelled and pseudo-labelled images
         student = fit_student(i, teacher, {**selected, "predictions": pseudo}, data, config, run)
-        models.append(measure(i, student, baselines.get(i), data, config, run))
-        teacher = student  # 4. go to 2
+        models.append(measuring.model(i, student, baselines.get(i)))
+        teacher = student.checkpoint  # 4. go to 2
 
-    rows = summarise.submit(models, config, run)
-    publish.submit(teacher, rows, config, run).wait()
-    return rows.result()
+    pictured = {**selection, measuring.reported: data[measuring.reported]}
+    return summarise.submit(models, pictured, config, run), teacher
 
 
-def filter_and_balance(teacher: Ref, data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Ref:
-    """Section 2, "Other Techniques", once for all students: the selector's confident images, as many of each class."""
-    evaluation = {name: images for name, images in data.items() if name in ("validation", "test")}
-    excluded = exclusions.submit({"unlabelled": data["unlabelled"], **evaluation}, config, run)
+def filter_and_balance(teacher: Ref, data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> dict[str, Ref]:
+    """Section 2, "Other Techniques", once for all students: the selector's confident images, as many of each class.
+
+    Returns the selection, and what it was made of.
+    """
+    excluded = exclusions(data, config, run)
     selector = fit_selector(teacher, data, config, run)
     settings = config.predict("label")
     inputs = {
@@ -114,4 +123,5 @@ def filter_and_balance(teacher: Ref, data: dict[str, Ref], config: NoisyStudentC
         ),
         "validation_images": data["validation"],
     }
-    return select.submit(inputs, config, run)
+    made_of = {name: inputs[name] for name in ("images", "predictions", "exclusions")}
+    return {**made_of, "selection": select.submit(inputs, config, run)}

@@ -7,17 +7,22 @@ NoisyStudentError
 │   ├── SchemaError                   a table lacks a column, or has it with another type
 │   ├── LabelError                    a label is no class, or a class has no image
 │   ├── ImageError                    the bytes are no image we can decode (one image; `reason` says why)
-│   ├── BadImagesError                more images are undecodable than `max_bad_fraction` allows
+│   ├── BadImagesError                more images are missing than `max_bad_fraction` or `max_missing` allows
 │   ├── CorruptArtifactError          a part is missing or changed since its manifest was written
 │   └── ManifestVersionError          the manifest was written by a newer version
 ├── RootError (OSError)               the root cannot be reached or written
+│   ├── AccessError                   a bucket refuses, or is not there: rights, credentials, address
+│   └── UnavailableError              a bucket went on failing longer than we wait
 ├── NonFiniteLossError (ArithmeticError)   training diverged
 ├── DeviceMemoryError (RuntimeError)       a step does not fit into memory
 ├── InterruptedFitError (RuntimeError)     a fit was asked to stop and saved its state
+├── PartsFailedError (RuntimeError)   some parts of a group failed, and are worth another try
 └── WorkerDiedError (RuntimeError)    a child process died or fell silent
 
 The first words of a message give the value, then the limit, then the remedy.
 """
+
+from errno import EACCES, EIO
 
 
 class NoisyStudentError(Exception):
@@ -55,7 +60,7 @@ class ImageError(DataError):
 
 
 class BadImagesError(DataError):
-    """More images are undecodable than `max_bad_fraction` allows."""
+    """More images are undecodable or missing than `max_bad_fraction` or `max_missing` allows."""
 
 
 class CorruptArtifactError(DataError):
@@ -72,6 +77,19 @@ class RootError(NoisyStudentError, OSError):
     retryable = True
 
 
+class AccessError(RootError):
+    """A bucket refuses, or is not there, for want of rights, credentials or the right address."""
+
+    retryable = False
+    errno = EACCES
+
+
+class UnavailableError(RootError):
+    """A bucket, of a root or a source, went on failing longer than we wait."""
+
+    errno = EIO
+
+
 class NonFiniteLossError(NoisyStudentError, ArithmeticError):
     """The training loss is no longer a finite number."""
 
@@ -82,6 +100,12 @@ class DeviceMemoryError(NoisyStudentError, RuntimeError):
 
 class InterruptedFitError(NoisyStudentError, RuntimeError):
     """A fit was asked to stop and saved its state, from which trying again goes on."""
+
+    retryable = True
+
+
+class PartsFailedError(NoisyStudentError, RuntimeError):
+    """Some parts of a group failed; those that go on failing are set aside."""
 
     retryable = True
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 class Events(Protocol):
     """Receives what a stage says while it runs.
 
-    `progress` (done, total, unit), `metrics` (step, values), `message` (text), and `figure` (name, png: a PNG in
+    `progress` (done, total, unit, maybe parts), `part` (name, failures: which one is next, and the folder of notes on
+    those that failed), `metrics` (step, values), `message` (text), and `figure` (name, png: a PNG in
     base64, less than 1 MB). A later figure of a name takes the place of the earlier one.
     """
 

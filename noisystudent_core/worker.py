@@ -17,21 +17,29 @@ from threading import Thread
 from typing import Any, TextIO
 
 from noisystudent_core import interruption, stages
-from noisystudent_core.config import NoisyStudentConfig, settings
+from noisystudent_core.config import NoisyStudentConfig, evaluation, settings
+from noisystudent_core.config import data as data_settings
+from noisystudent_core.events import Events
 from noisystudent_core.storage.manifest import Manifest
 
 CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "check": (NoisyStudentConfig, stages.check),
-    "prepare": (settings.PrepareConfig, stages.prepare),
-    "exclusions": (settings.ExclusionsConfig, stages.exclusions),
+    "prepare": (data_settings.PrepareConfig, stages.prepare),
+    "exclusions": (data_settings.ExclusionsConfig, stages.exclusions),
+    "plan_fingerprint": (data_settings.FingerprintConfig, stages.plan_fingerprint),
+    "fingerprint_group": (data_settings.FingerprintConfig, stages.fingerprint_group),
+    "fingerprint": (data_settings.FingerprintConfig, stages.fingerprint),
     "fit": (settings.FitConfig, stages.fit),
     "fix_resolution": (settings.FixResolutionConfig, stages.fix_resolution),
     "adopt": (settings.AdoptConfig, stages.adopt),
-    "plan_predictions": (settings.PredictConfig, stages.plan_predictions),
+    "plan_predict": (settings.PredictConfig, stages.plan_predict),
     "predict_group": (settings.PredictConfig, stages.predict_group),
     "predict": (settings.PredictConfig, stages.predict),
     "select": (settings.SelectConfig, stages.select),
-    "evaluate": (settings.EvaluateConfig, stages.evaluate),
+    "materialise": (settings.MaterialiseConfig, stages.materialise),
+    "corrupt": (evaluation.CorruptConfig, stages.corrupt),
+    "evaluate": (evaluation.EvaluateConfig, stages.evaluate),
+    "report": (evaluation.ReportConfig, stages.report),
 }
 
 
@@ -44,16 +52,17 @@ def main() -> None:
     _say(events, "ready")
     for request in _requests():
         try:
-            _say(events, "result", value=_serve(request, events))
+            _say(events, "result", value=serve(request, partial(_say, events)))
         except Exception as error:
             traceback.print_exc()
             _say(events, "error", type=type(error).__name__, message=str(error))
 
 
-def _serve(request: dict[str, Any], events: TextIO) -> Any:
+def serve(request: dict[str, Any], events: Events) -> Any:
+    """Carry out one request, in whatever process, and return its JSON result; None for an artifact."""
     config_class, call = CALLS[request["call"]]
     config = config_class.model_validate(request["config"])
-    result = call(config, request["inputs"], request["root"], partial(_say, events), **request["arguments"])
+    result = call(config, request["inputs"], request["root"], events, **request["arguments"])
     return None if isinstance(result, Manifest) else result
 
 

@@ -1,5 +1,7 @@
 """Fits: teacher, selector, students and baselines; and models that are taken without one."""
 
+from typing import NamedTuple
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
@@ -43,7 +45,14 @@ def fix_resolution(
     return run_stage("fix_resolution", config, inputs, run, f"fix resolution of {role}", iteration)
 
 
-def fit_teacher(data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Ref:
+class Fitted(NamedTuple):
+    """A model of a run, and what it was before its resolution was fixed: the same where that is not set."""
+
+    checkpoint: Ref
+    before_resolution: Ref
+
+
+def fit_teacher(data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Fitted:
     """Submit the first teacher: a fit on the labelled images, or the model that is given in its place."""
     fitted = _first_model("teacher", config.teacher, config.fit_teacher(), data, run, iteration=0)
     return _at_larger_resolution(0, "teacher", fitted, data, config, run)
@@ -72,7 +81,7 @@ def fit_baselines(data: dict[str, Ref], config: NoisyStudentConfig, run: Run) ->
 
 def fit_student(
     i: int, teacher: Ref, pseudo_labelled: dict[str, Ref], data: dict[str, Ref], config: NoisyStudentConfig, run: Run
-) -> Ref:
+) -> Fitted:
     """Submit student `i` on labelled and pseudo-labelled images, and what follows its fit where that is set."""
     labelled, validation, role = data["labelled"], data["validation"], f"student {i}"
     warm = {"initial": teacher} if config.iterations[i - 1].warm_start else {}
@@ -101,8 +110,9 @@ def _first_model(
 
 def _at_larger_resolution(
     i: int, role: str, fitted: Ref, data: dict[str, Ref], config: NoisyStudentConfig, run: Run
-) -> Ref:
-    """The fitted model, or where set the one that a short fit at a larger resolution makes of it."""
+) -> Fitted:
+    """The fitted model, and where set the one that a short fit at a larger resolution makes of it."""
     if (settings := config.fix_resolution(i)) is None:
-        return fitted
-    return fix_resolution.submit(role, settings, fitted, data["labelled"], data["validation"], run, i)
+        return Fitted(fitted, fitted)
+    larger = fix_resolution.submit(role, settings, fitted, data["labelled"], data["validation"], run, i)
+    return Fitted(larger, fitted)

@@ -1,10 +1,11 @@
-"""Sources become image parts; evaluation images among the unlabelled ones are found."""
+"""Sources become image parts; copies of evaluation images among the unlabelled ones are found."""
 
 from prefect import task
 from prefect.client.schemas.objects import State
 
 from noisystudent_core.config import SPLITS, NoisyStudentConfig
-from noisystudent_core.storage.manifest import Artifact
+from noisystudent_core.storage.manifest import Artifact, Manifest
+from tasks.by_part import by_part
 from tasks.running import RETRIES, Ref, Run, run_stage
 from tasks.tracking import TrackedData
 
@@ -18,15 +19,28 @@ def prepare(split: str, source: str, config: NoisyStudentConfig, run: Run) -> St
 
 
 @task(name="exclusions", task_run_name="exclusions", **RETRIES)
-def exclusions(inputs: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> State[str]:
-    """Find evaluation images in the unlabelled set: inputs {"unlabelled"} and the evaluation sets by name."""
-    return run_stage("exclusions", config.exclusions(), inputs, run, "exclusions")
+def exclude(inputs: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> State[str]:
+    """Find copies of evaluation images among {"unlabelled"}, by {"fingerprints"}; the other inputs are those sets."""
+    return run_stage("exclusions", config.exclusions(), inputs, run, "exclusions", metrics=_found)
+
+
+def exclusions(data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Ref:
+    """Submit the search for copies of evaluation images, and where near ones count the hashing that it needs."""
+    inputs = {name: images for name, images in data.items() if name in ("unlabelled", "validation", "test")}
+    if (settings := config.fingerprint()) is not None:
+        unlabelled = {"unlabelled": data["unlabelled"]}
+        inputs["fingerprints"] = by_part("fingerprint unlabelled", "fingerprint", settings, unlabelled, run)
+    return exclude.submit(inputs, config, run)
 
 
 def prepare_all(config: NoisyStudentConfig, run: Run) -> dict[str, Ref]:
     """Submit the intake of every source that the run has."""
     sources = {split: config.source(split) for split in SPLITS}
     return {split: prepare.submit(split, source, config, run) for split, source in sources.items() if source}
+
+
+def _found(manifest: Manifest) -> dict[str, float]:
+    return {f"exclusions/{reason}": count for reason, count in manifest.facts.items()}
 
 
 def log_data(split: str, url: str, run: Run) -> None:

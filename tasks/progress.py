@@ -2,7 +2,11 @@
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,26 +35,33 @@ class Progress:
     def listen(self, event: str, **fields: Any) -> None:
         """Take a stage's events: `progress` moves the bar, `message` goes to the log."""
         if event == "progress":
-            self._update(**fields)
+            self.move(fields["done"], fields["total"], fields["unit"])
         elif event == "message":
             get_run_logger().info("%s: %s", self._name, fields["text"])
 
-    def _update(self, done: int, total: int, unit: str) -> None:
+    def move(self, done: int, total: int, unit: str, beside: str = "") -> None:
+        """Show how much is done, how fast it goes and how long the rest will take; `beside` is said with it."""
         now = time.monotonic()
         if now - self._started < FIRST_AFTER_S or now - self._shown < EVERY_S:
             return
         self._shown = now
         rate = done / (now - self._started)
-        left = (total - done) / rate if rate else float("inf")
-        get_run_logger().info("%s: %d of %d %s, %.0f a second, %.0f s left", self._name, done, total, unit, rate, left)
-        self._show(100 * done / max(total, 1))
+        left = str(timedelta(seconds=round((total - done) / rate))) if rate else "unknown time"
+        text = f"{done:,} of {total:,} {unit}{beside}, {rate:,.0f} a second, {left} left"
+        get_run_logger().info("%s: %s", self._name, text)
+        self._show(100 * done / max(total, 1), f"{self._name}: {text}")
 
-    def _show(self, percent: float) -> None:
+    def finish(self) -> None:
+        """Fill the bar, where there is one."""
+        if self._artifact is not None:
+            self._show(100.0, f"{self._name}: done")
+
+    def _show(self, percent: float, text: str) -> None:
         if self._artifact is None:
             key = f"progress-{artifact_key(self._name)}"
-            self._artifact = create_progress_artifact(percent, key=key, description=self._name)
+            self._artifact = create_progress_artifact(percent, key=key, description=text)
         else:
-            update_progress_artifact(self._artifact, progress=percent)
+            update_progress_artifact(self._artifact, progress=percent, description=text)
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +69,53 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._artifact is not None and error is None:
-            self._show(100.0)
+        if error is None:
+            self.finish()
+
+
+class PassProgress:
+    """One bar for all groups of a pass over image parts, which report from threads of this process."""
+
+    def __init__(self, name: str) -> None:
+        self._bar, self._lock = Progress(name), Lock()
+        self._expected = Counter[str]()
+        self._done = Counter[str]()
+
+    def expect(self, **counts: int) -> None:
+        """Say how many `parts` and `images` there are to do; where nobody did, the bar knows what was done alone."""
+        self._expected.update(counts)
+
+    @contextmanager
+    def group(self) -> Iterator[Callable[..., None]]:
+        """Take the events of one try of one group while the block lasts."""
+        seen = Counter[str]()
+
+        def listen(event: str, **fields: Any) -> None:
+            if event != "progress":
+                return self._bar.listen(event, **fields)
+            now = Counter(images=fields["done"], parts=fields["parts"])
+            with self._lock:
+                self._done.update(now - seen)
+                seen.update(now - seen)
+                self._show()
+            return None
+
+        yield listen
+
+    def _show(self) -> None:
+        total = {kind: max(self._expected[kind], self._done[kind]) for kind in ("images", "parts")}
+        beside = f", {self._done['parts']:,} of {total['parts']:,} parts"
+        self._bar.move(self._done["images"], total["images"], "images", beside)
+        if self._done["parts"] == total["parts"]:
+            self._bar.finish()
+
+
+_passes: dict[tuple[str, str], PassProgress] = {}  # by flow run and name
+
+
+def pass_progress(run_id: str, name: str) -> PassProgress:
+    """The bar of a run's pass, made when first asked for."""
+    return _passes.setdefault((run_id, name), PassProgress(name))
 
 
 def show_table(name: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:

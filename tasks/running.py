@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from noisystudent_core.config import StageSettings
 from noisystudent_core.errors import NoisyStudentError, by_name
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
-from tasks.engines import LocalEngine, engine_of
+from tasks.engines import Engine, engine_of
 from tasks.progress import Progress, show_image
 from tasks.tracking import StageRun, Tracker
 
@@ -34,7 +34,7 @@ class Run(BaseModel):
     mlflow_run_id: str | None  # None: MLflow did not answer, the run is not tracked
 
     @property
-    def engine(self) -> LocalEngine:
+    def engine(self) -> Engine[Any]:
         """Where this run's stages run."""
         return engine_of(self.id)
 

@@ -1,6 +1,6 @@
 """The frame around a run: everything checked before it starts, tracked while it lasts, closed at its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
 from typing import Any
@@ -14,7 +14,7 @@ from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.storage.digests import digest_of
 from noisystudent_core.storage.filesystem import Folder, check_writable
 from noisystudent_core.storage.sources import source_digest
-from tasks.engines import opened
+from tasks.engines import Engine, opened
 from tasks.progress import show_link
 from tasks.running import Run, first_failure
 from tasks.services import home_folder
@@ -27,49 +27,63 @@ def session(config: NoisyStudentConfig, root: str | None, engine: str) -> Iterat
 
     Raises `ConfigurationError`, `SourceError` or `RootError` before any stage starts, and a failed stage's own error.
     """
-    run_id = str(flow_run.id)
-    root = Folder.at(root or str(home_folder() / "artifacts")).url
     sources = check_sources(config)
-    check_writable(root)
-    tracker = Tracker(default_tracking_uri(home_folder()))
-    with opened(engine, run_id) as workers:
-        Thread(target=tracker.connect, daemon=True).start()  # MLflow and a worker take seconds each to import
+    root = checked_root(root)
+
+    def check(workers: Engine[Any]) -> None:
         workers.run("check", config, {}, root, _warn)
-        with _tracked(tracker, config, root, sources, run_id) as mlflow_run_id:
-            try:
-                yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
-            except (UpstreamTaskError, UnfinishedRun) as error:
-                raise first_failure(run_id, error) from None
 
-
-def _warn(event: str, **fields: Any) -> None:
-    """Show what the check says of settings without an effect."""
-    if event == "message":
-        get_run_logger().warning(fields["text"])
+    named = {"name": f"{config.name} seed {config.seed}", "tags": {"recipe": config.name}}
+    settings = config.model_dump(mode="json")
+    with tracked(root, engine, identity=[settings, sources, root], params=settings, check=check, **named) as run:
+        yield run
 
 
 @contextmanager
-def _tracked(
-    tracker: Tracker, config: NoisyStudentConfig, root: str, sources: dict[str, str], run_id: str
-) -> Iterator[str | None]:
-    """The run's MLflow run: the same one for the same configuration, sources and root."""
-    mlflow_run_id = tracker.open_run(
-        digest_of([config.model_dump(mode="json"), sources, root]),
-        name=f"{config.name} seed {config.seed}",
-        params={"root": root, **config.model_dump(mode="json")},
-        tags={"recipe": config.name},
-        flow_run_id=run_id,
-        flow_run_url=flow_run.ui_url,
-    )
-    address = tracker.run_url(mlflow_run_id)
-    show_link("mlflow", address, f"{config.name} seed {config.seed} in MLflow")
-    get_run_logger().info("artifacts go to %s, numbers to %s", root, address or tracker.tracking_uri)
-    status = "FAILED"
-    try:
-        yield mlflow_run_id
-        status = "FINISHED"
-    finally:
-        tracker.close_run(mlflow_run_id, status)
+def tracked(
+    root: str,
+    engine: str,
+    *,
+    name: str,
+    identity: Any,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    check: Any = lambda workers: None,
+) -> Iterator[Run]:
+    """An engine and an MLflow run, the same one for an equal `identity`, while the block lasts.
+
+    `check` is given the engine before anything starts. Raises a failed stage's own error.
+    """
+    run_id, tracker = str(flow_run.id), Tracker(default_tracking_uri(home_folder()))
+    with opened(engine, run_id) as workers:
+        Thread(target=tracker.connect, daemon=True).start()  # MLflow and a worker take seconds each to import
+        check(workers)
+        mlflow_run_id = tracker.open_run(
+            digest_of(identity),
+            name=name,
+            params={"root": root, **params},
+            tags=tags,
+            flow_run_id=run_id,
+            flow_run_url=flow_run.ui_url,
+        )
+        address = tracker.run_url(mlflow_run_id)
+        show_link("mlflow", address, f"{name} in MLflow")
+        get_run_logger().info("artifacts go to %s, numbers to %s", root, address or tracker.tracking_uri)
+        status = "FAILED"
+        try:
+            yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
+            status = "FINISHED"
+        except (UpstreamTaskError, UnfinishedRun) as error:
+            raise first_failure(run_id, error) from None
+        finally:
+            tracker.close_run(mlflow_run_id, status)
+
+
+def checked_root(root: str | None) -> str:
+    """The root's address, by default the checkout's own; raises `RootError` where it cannot be written."""
+    url = Folder.at(root or str(home_folder() / "artifacts")).url
+    check_writable(url)
+    return url
 
 
 def check_sources(config: NoisyStudentConfig) -> dict[str, str]:
@@ -78,3 +92,9 @@ def check_sources(config: NoisyStudentConfig) -> dict[str, str]:
         if config.source(split) is None:
             raise ConfigurationError(f"{split}: no source; give the URL of Parquet files with an `image` column")
     return {split: source_digest(source) for split in SPLITS if (source := config.source(split)) is not None}
+
+
+def _warn(event: str, **fields: Any) -> None:
+    """Show what the check says of settings without an effect."""
+    if event == "message":
+        get_run_logger().warning(fields["text"])

@@ -19,7 +19,7 @@ import torch
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.skips", "tests.storage.faulty_s3"]
 
 # nothing leaves this machine: no usage reports, no look at the hub; child processes inherit it
 os.environ |= {

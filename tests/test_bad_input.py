@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[World], Any], type[Exception], list[str]]] = {
     "label is no integer": (
         lambda w: w.prepared(w.source(labels=[0.5] * 6)),
         errors.LabelError,
-        ["labels are double", "must be integers from 0 to 2"],
+        ["labels are double", "must be integers from 0, or names of classes"],
     ),
     "class without an image": (
         lambda w: w.prepared(w.source(), num_classes=4),

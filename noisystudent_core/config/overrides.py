@@ -3,15 +3,17 @@
 import json
 import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from noisystudent_core.config.run import NoisyStudentConfig
+from noisystudent_core.config.settings import Settings
 from noisystudent_core.errors import ConfigurationError
 
+Config = TypeVar("Config", bound=Settings)
 
-def apply_overrides(config: NoisyStudentConfig, overrides: Mapping[str, Any]) -> NoisyStudentConfig:
+
+def apply_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """Return `config` with the value at each dotted path replaced; `*` stands for every iteration.
 
     Raises `ConfigurationError` for a path that names no setting and for a value that its setting refuses.
@@ -19,7 +21,7 @@ def apply_overrides(config: NoisyStudentConfig, overrides: Mapping[str, Any]) ->
     tree = config.model_dump(mode="json")
     for path, value in overrides.items():
         _replace(tree, path.split("."), value, path)
-    return validated(tree)
+    return validated(tree, type(config))
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -36,10 +38,10 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def validated(tree: Mapping[str, Any]) -> NoisyStudentConfig:
+def validated(tree: Mapping[str, Any], kind: type[Config]) -> Config:
     """Build a configuration from plain values; the error names every wrong setting in one paragraph."""
     try:
-        return NoisyStudentConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         wrong = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
         raise ConfigurationError("; ".join(map(_line, wrong))) from None

@@ -5,54 +5,41 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from noisystudent_core.config.data import (
+    DataConfig,
+    ExclusionsConfig,
+    FingerprintConfig,
+    IngestConfig,
+    PrepareConfig,
+    Sources,
+)
+from noisystudent_core.config.evaluation import (
+    CorruptConfig,
+    Corruptions,
+    EvaluateConfig,
+    Perturbations,
+    RobustnessConfig,
+    Suite,
+)
 from noisystudent_core.config.settings import (
     Balance,
-    EvaluateConfig,
-    ExclusionsConfig,
     ExecutionConfig,
     FitConfig,
     FixResolutionConfig,
     Fraction,
-    IngestConfig,
     InputNoise,
     ModelConfig,
     PredictConfig,
-    PrepareConfig,
     PseudoLabelConfig,
     ResolutionFix,
     SelectConfig,
     Settings,
+    Share,
     TeacherNoise,
     TrainConfig,
 )
 
 SPLITS = ("labelled", "unlabelled", "validation", "test")
-
-
-class Sources(Settings):
-    """Where the images are: files, folders, globs or URLs of any fsspec file system."""
-
-    labelled: str | None = None
-    unlabelled: str | None = None
-    validation: str | None = None  # None: a stratified share of the labelled images
-    test: str | None = None  # None: the table shows validation alone, and says so
-
-
-class DataConfig(Settings):
-    """How sources become image parts."""
-
-    num_classes: Annotated[int, Field(ge=2)] = 1000
-    class_names: tuple[str, ...] | None = None
-    images_per_part: Annotated[int, Field(ge=1)] = 10_000
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01
-    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1  # used where there is no validation source
-
-    @model_validator(mode="after")
-    def _a_name_per_class(self) -> "DataConfig":
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(f"{len(self.class_names)} class_names: must be num_classes={self.num_classes} of them")
-        return self
 
 
 class LearnerConfig(Settings):
@@ -96,6 +83,8 @@ class SelectionConfig(Settings):
     """Filtering and balancing (section 2, "Other Techniques"); see `SelectConfig`."""
 
     threshold: Fraction = 0.3
+    max_confidence: Share = 1.0  # with the threshold, a band
+    fraction: Share = 1.0  # of all unlabelled images, drawn at random
     num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
     balance: Balance = "uniform"
     max_copies: Annotated[int, Field(ge=1)] | None = None
@@ -123,6 +112,7 @@ class NoisyStudentConfig(Settings):
     allow_smaller_student: bool = False
     batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
     execution: ExecutionConfig = ExecutionConfig()  # of every fit
+    robustness: RobustnessConfig = RobustnessConfig()  # beside accuracy; nothing unless it is set
     debug: DebugConfig = DebugConfig()
 
     @model_validator(mode="after")
@@ -157,6 +147,7 @@ class NoisyStudentConfig(Settings):
         return PrepareConfig(
             ingest=IngestConfig(
                 num_classes=None if split == "unlabelled" else self.data.num_classes,
+                class_names=None if split == "unlabelled" else self.data.class_names,
                 images_per_part=self.data.images_per_part,
                 max_pixels=self.data.max_pixels,
             ),
@@ -172,9 +163,16 @@ class NoisyStudentConfig(Settings):
             return self.sources.labelled
         return getattr(self.sources, split)
 
+    def fingerprint(self) -> FingerprintConfig | None:
+        """Settings of the pass that hashes the unlabelled images; None where no near copies are looked for."""
+        duplicates = self.data.duplicates
+        if duplicates.near_radius is None and duplicates.repeat_radius is None:
+            return None
+        return FingerprintConfig(max_missing=self.data.max_missing)
+
     def exclusions(self) -> ExclusionsConfig:
         """Settings of the search for evaluation images among the unlabelled ones."""
-        return ExclusionsConfig()
+        return ExclusionsConfig(**self.data.duplicates.model_dump())
 
     def fit_teacher(self) -> FitConfig:
         """The first teacher's fit."""
@@ -235,7 +233,7 @@ class NoisyStudentConfig(Settings):
 
     def predict(self, keep: Literal["label", "distribution"]) -> PredictConfig:
         """Settings of a labelling pass without noise, as the selector's is."""
-        return PredictConfig(keep=keep, batch_size=self.batch_size)
+        return PredictConfig(keep=keep, batch_size=self.batch_size, max_missing=self.data.max_missing)
 
     def teach(self, iteration: int) -> PredictConfig:
         """Settings of the pass in which the teacher of student `iteration` labels the selected images."""
@@ -248,7 +246,7 @@ class NoisyStudentConfig(Settings):
             stochastic_depth=teacher.model.stochastic_depth,
             seed=_seed(self.seed, f"noised teacher {iteration}"),
         )
-        return PredictConfig(keep="distribution", batch_size=self.batch_size, noise=noise)
+        return self.predict("distribution").model_copy(update={"noise": noise})
 
     def teacher_of(self, iteration: int) -> LearnerConfig:
         """The learner that teaches student `iteration`: the first teacher, then each student the next one."""
@@ -258,9 +256,14 @@ class NoisyStudentConfig(Settings):
         """Settings of filtering and balancing."""
         return SelectConfig(**self.selection.model_dump(), seed=self.seed)
 
-    def evaluate(self, benchmark: str) -> EvaluateConfig:
-        """Settings of a measurement on `benchmark` ("validation" or "test")."""
-        return EvaluateConfig(benchmark=benchmark, batch_size=self.batch_size)
+    def evaluate(self, benchmark: str, suite: Suite | None = None) -> EvaluateConfig:
+        """Settings of a measurement on `benchmark` ("validation" or "test"): of accuracy, or of a suite."""
+        return EvaluateConfig(benchmark=benchmark, batch_size=self.batch_size, suite=suite)
+
+    def corrupt(self, suite: Corruptions | Perturbations, iteration: int) -> CorruptConfig:
+        """Settings of the images of a suite as model `iteration` sees them, before its resolution is fixed."""
+        model = (self.teacher, *self.iterations)[iteration].model
+        return CorruptConfig(suite=suite, resolution_px=model.resolution_px, crop_fraction=model.crop_fraction)
 
     def _fit(self, learner: LearnerConfig, role: str, pseudo_labels: PseudoLabelConfig | None = None) -> FitConfig:
         return FitConfig(

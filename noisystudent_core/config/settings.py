@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from noisystudent_core.config.shares import check_shares, num_processes
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 # of the selected images of each class: the same, the labelled images' shares, all there are once, or as many as mapped
 Balance = Literal["uniform", "labelled_prior", "none"] | dict[int, Annotated[int, Field(ge=1)]]
 
@@ -142,32 +143,6 @@ class PseudoLabelConfig(Settings):
     model_noise: bool = True  # False: dropout and stochastic depth act on the labelled images of a step alone
 
 
-class IngestConfig(StageSettings):
-    """One file of a source, taken in as `images` parts of its own, so that a file added later changes no other part."""
-
-    stage, kind, version = "ingest", "images", 1
-    num_classes: Annotated[int, Field(ge=2)] | None = None  # None: unlabelled, labels are not read
-    images_per_part: Annotated[int, Field(ge=1)] = 10_000
-    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000  # an image's height x width
-
-
-class PrepareConfig(StageSettings):
-    """A whole source: its files' parts, or one side of a stratified split of them."""
-
-    stage, kind, version = "prepare", "images", 1
-    ingest: IngestConfig = IngestConfig()
-    max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # of undecodable images
-    share: Literal["all", "training", "validation"] = "all"  # which side of a stratified split to keep
-    validation_share: Fraction = 0.1
-    seed: int = 0
-
-
-class ExclusionsConfig(StageSettings):
-    """Evaluation images found in the unlabelled set (section 3.1), exactly, by image id."""
-
-    stage, kind, version = "exclusions", "exclusions", 1
-
-
 class ExecutionConfig(Settings):
     """How a fit is carried out; what comes out is the same, so that none of it enters the stage's key."""
 
@@ -186,6 +161,7 @@ class AdoptConfig(StageSettings):
     num_classes: Annotated[int, Field(ge=2)]
     model: ModelConfig
     class_names: tuple[str, ...] | None = None  # kept in the checkpoint's config.json
+    own_geometry: bool = False  # images as the weights were published for, not as `model` says
 
 
 class FitConfig(StageSettings):
@@ -250,13 +226,25 @@ class FixResolutionConfig(FitConfig):
     frozen_share: Annotated[float, Field(ge=0, le=1)]
 
 
-class PredictConfig(StageSettings):
+class PartSettings(StageSettings):
+    """A stage that does the same work on every image part, each by itself."""
+
+    not_in_key = frozenset({"max_missing"})
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.01  # share of the images without a result: above it, an error
+
+
+class PredictConfig(PartSettings):
     """A model's label and confidence for every image, without noise but in the ablation "noised teacher"."""
 
-    stage, kind, version = "predict", "predictions", 1
+    stage, kind, version = "predict", "predictions", 2
+    not_in_key = PartSettings.not_in_key | {"compile", "num_decoders"}
     keep: Literal["label", "distribution"] = "label"
-    batch_size: Annotated[int, Field(ge=1)] = 256  # fixed: the last batch of a part is padded
+    batch_size: Annotated[int, Field(ge=1)] = 256  # fixed; on a CPU at most 8 images of 224 px, more of smaller ones
     noise: TeacherNoise | None = None
+    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 autocast on a GPU, float32 on a CPU
+    decoder: Literal["cpu", "gpu"] = "cpu"  # gpu: nvJPEG, whose pixels differ by a few grey levels
+    compile: bool = False  # torch.compile: minutes at the start, then faster on a GPU
+    num_decoders: Annotated[int, Field(ge=0)] | None = None  # processes; None: one a core for a GPU, 0 for a CPU
 
     @model_validator(mode="after")
     def _selector_without_noise(self) -> "PredictConfig":
@@ -271,17 +259,21 @@ class PredictConfig(StageSettings):
 class SelectConfig(StageSettings):
     """Which pseudo-labelled images the students see, and how often (section 2, "Other Techniques")."""
 
-    stage, kind, version = "select", "selection", 1
+    stage, kind, version = "select", "selection", 2
     threshold: Fraction = 0.3  # kept: confidence strictly above it
+    max_confidence: Share = 1.0  # and at most this
+    fraction: Share = 1.0  # of the images, by a seeded hash of their ids (appendix, study 2)
     num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
     balance: Balance = "uniform"
     max_copies: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
 
 
-class EvaluateConfig(StageSettings):
-    """A checkpoint's metrics on labelled images."""
+class MaterialiseConfig(StageSettings):
+    """The selected images with their bytes, shuffled across parts: for fits that use a small share of a huge corpus."""
 
-    stage, kind, version = "evaluate", "evaluations", 1
-    benchmark: str = "test"
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    stage, kind, version = "materialise", "selected_images", 1
+    resumes, not_in_key = True, frozenset({"memory_bytes"})
+    images_per_part: Annotated[int, Field(ge=1)] = 10_000  # on average: an image's part is drawn
+    memory_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000  # of images worked on; one part takes three times its own
+    seed: int = 0

@@ -34,9 +34,10 @@ _LONGEST_ASPECT = 3
 
 
 @dataclass(frozen=True)
-class _JpegFrame:
-    """What a JPEG's frame header says."""
+class JpegFrame:
+    """What a JPEG's frame header says; its marker tells the kind of coding, 0xC0 the baseline."""
 
+    marker: int
     bits: int
     height: int
     width: int
@@ -55,7 +56,7 @@ def decode_image(data: bytes, *, channels: int = 3, max_pixels: int = MAX_PIXELS
         raise ConfigurationError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
     if not data:
         raise ImageError("0 bytes: an image has at least a header; drop the row", "empty")
-    frame = _jpeg_frame(data) if data.startswith(_JPEG) else None
+    frame = jpeg_frame(data)
     if frame is not None and frame.bits == 8 and frame.num_channels in (1, 3):
         _check_pixels(frame.height, frame.width, max_pixels)
         try:
@@ -90,17 +91,24 @@ def centre_crop_resize(image: Tensor, size: int, crop_fraction: float = 1.0) -> 
             f"image {image.dtype} {list(image.shape)}, size={size}, crop_fraction={crop_fraction}: must be torch.uint8 "
             "[C, H, W], size >= 2 and a fraction in (0, 1]; the paper's is size / (size + 32)"
         )
-    resized = round(size / crop_fraction)
     height, width = image.shape[1:]
-    # far parts of a long strip cannot be reached by the crop, but would be resized
-    longest = _LONGEST_ASPECT * min(height, width)
-    if max(height, width) > longest:
-        image = center_crop(image, [min(height, longest), min(width, longest)])
-    if min(height, width) != resized:
-        sides = [int(resized * side / min(height, width)) for side in image.shape[1:]]
+    box, sides = resize_plan(height, width, size, crop_fraction)
+    image = center_crop(image, box)
+    if box != sides:
         # torch resizes uint8 on the CPU in integer arithmetic, clipped
         image = interpolate(image[None], sides, mode="bicubic", antialias=True)[0]
     return center_crop(image, [size, size])
+
+
+def resize_plan(height: int, width: int, size: int, crop_fraction: float) -> tuple[list[int], list[int]]:
+    """Which middle part [H, W] of an image is resized, and to which sides, before the middle of that is cut out."""
+    # far parts of a long strip cannot be reached by the crop, but would be resized
+    longest = _LONGEST_ASPECT * min(height, width)
+    box = [min(height, longest), min(width, longest)]
+    resized = round(size / crop_fraction)
+    if min(box) == resized:
+        return box, box
+    return box, [int(resized * side / min(box)) for side in box]
 
 
 def decode_batch(
@@ -221,13 +229,15 @@ def _has_png_end(data: bytes) -> bool:
     return False
 
 
-def _jpeg_frame(data: bytes) -> _JpegFrame | None:
-    """Walk the segments to the frame header (SOF0 to SOF15; C4, C8 and CC are none)."""
+def jpeg_frame(data: bytes) -> JpegFrame | None:
+    """Walk the segments to the frame header (SOF0 to SOF15; C4, C8 and CC are none); None where there is none."""
+    if not data.startswith(_JPEG):
+        return None
     position = 2
     while position + 10 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return _JpegFrame(*struct.unpack(">BHHB", data[position + 4 : position + 10]))
+            return JpegFrame(marker, *struct.unpack(">BHHB", data[position + 4 : position + 10]))
         is_padding = marker == 0xFF
         position += 1 if is_padding else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None

@@ -1,129 +1,126 @@
 """From a source's files to rows of the `images` schema; every row is kept, a bad image with its reason."""
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
-from noisystudent_core.config.settings import IngestConfig
+from noisystudent_core.config.data import IngestConfig
 from noisystudent_core.data.images import decode_image
+from noisystudent_core.data.labels import Labels
 from noisystudent_core.data.parts import NUM_THREADS
+from noisystudent_core.data.references import REFERENCES, WHERE, image_id, images_from_bytes
 from noisystudent_core.data.schemas import IMAGES
-from noisystudent_core.errors import ImageError, LabelError, SchemaError, SourceError
+from noisystudent_core.data.shrinking import shrunk
+from noisystudent_core.data.sources.parquet import has_addresses
+from noisystudent_core.data.sources.readers import read
+from noisystudent_core.data.sources.samples import Sample, Samples
+from noisystudent_core.errors import ConfigurationError, ImageError, LabelError
 from noisystudent_core.storage.sources import SourceFile
+
+BATCH = 64  # images that a thread checks at a time
+
+
+class Checked(NamedTuple):
+    """An image as it is stored: shrunk where that is wanted; a bad one as the source has it, with its reason."""
+
+    data: bytes
+    height: int | None
+    width: int | None
+    reason: str | None
 
 
 def ingest_file(file: SourceFile, config: IngestConfig) -> Iterator[pa.Table]:
-    """Yield tables of the `images` schema, `images_per_part` rows each but the last, in the file's order.
+    """Yield tables of the `images` schema, of at most `images_per_part` rows and `bytes_per_part`, in the file's order.
 
-    Raises `SourceError` for a file that is no Parquet, `SchemaError` for missing or mistyped columns, `LabelError`
-    for a label outside 0..num_classes-1.
+    Raises `SourceError` for a file that cannot be read, `SchemaError` for missing or mistyped columns, `LabelError`
+    for a label outside 0..num_classes-1 or a name that is no class.
     """
-    with file.fs.open(file.path, "rb") as stream, ThreadPoolExecutor(NUM_THREADS) as pool:
-        with _naming(file):
-            parquet = pq.ParquetFile(stream)
-        columns = _columns(file, parquet.schema_arrow, config)
-        start = 0
-        for table in _chunks(file, parquet, columns, config.images_per_part):
-            yield _rows(table, file, config, pool, start)
-            start += table.num_rows
+    if config.index_only:
+        _check_can_refer(file)
+    if file.kind == "part":
+        yield _taken_over(file, config)
+        return
+    labels, row = Labels(file, config), 0
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for samples in _cut(read(file, with_labels=config.num_classes is not None), config):
+            table = _rows(samples, labels.of([sample.label for sample in samples], row), config, pool)
+            yield _referring(table, samples, file) if config.index_only else table
+            row += len(samples)
 
 
-def image_id(data: bytes) -> bytes:
-    """An image's identity: BLAKE2b, 16 bytes, of its source's bytes."""
-    return hashlib.blake2b(data, digest_size=16).digest()
+def _check_can_refer(file: SourceFile) -> None:
+    if not file.path.endswith(".tar") and (file.kind != "parquet" or has_addresses(file)):
+        raise ConfigurationError(
+            f"index_only=True: {file.path} is neither Parquet with images nor an uncompressed tar; take its images in"
+        )
 
 
-@contextmanager
-def _naming(file: SourceFile) -> Iterator[None]:
-    """Say which file is damaged; a failure of disk or network, known by its error number, stays what it is."""
-    try:
-        yield
-    except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise SourceError(f"{file.path}: not a Parquet file, or damaged ({error}); copy it again") from None
-
-
-def _columns(file: SourceFile, schema: pa.Schema, config: IngestConfig) -> list[str]:
-    if "image" not in schema.names:
-        raise SchemaError(f"{file.path}: no column 'image'; it has {', '.join(schema.names)}")
-    kind = schema.field("image").type
-    in_struct = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0
-    if not in_struct and not _is_binary(kind):
-        raise SchemaError(f"{file.path}: column 'image' is {kind}; must be binary or struct<bytes, path>")
+def _taken_over(file: SourceFile, config: IngestConfig) -> pa.Table:
+    """A part of an artifact that is prepared already: ids, bytes and reasons stay."""
+    table = images_from_bytes(file.fs.cat_file(file.path), file.path, IMAGES.names)
+    good = table["reason"].is_null().to_pylist()
+    labels = table["label"].to_pylist()
     if config.num_classes is None:
-        return ["image"]
-    if "label" not in schema.names:
-        raise SchemaError(f"{file.path}: no column 'label'; it has {', '.join(schema.names)}")
-    if not pa.types.is_integer(schema.field("label").type):
-        found = schema.field("label").type
-        raise LabelError(f"{file.path}: labels are {found}; must be integers from 0 to {config.num_classes - 1}")
-    return ["image", "label"]
+        labels = [None] * table.num_rows
+    else:
+        for row, (label, is_good) in enumerate(zip(labels, good, strict=True)):
+            if is_good and (label is None or not 0 <= label < config.num_classes):
+                raise LabelError(f"{file.path}: row {row} has label {label}; must be 0 to {config.num_classes - 1}")
+    place = table.schema.get_field_index("label")
+    return table.set_column(place, "label", pa.array(labels, pa.int32()))
 
 
-def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+def _cut(samples: Samples, config: IngestConfig) -> Iterator[list[Sample]]:
+    """As many neighbours as fit into a part, at least one."""
+    waiting, num_bytes = list[Sample](), 0
+    for sample in samples:
+        if waiting and (len(waiting) == config.images_per_part or num_bytes + len(sample.data) > config.bytes_per_part):
+            yield waiting
+            waiting, num_bytes = [], 0
+        waiting.append(sample)
+        num_bytes += len(sample.data)
+    if waiting:
+        yield waiting
 
 
-def _chunks(file: SourceFile, parquet: pq.ParquetFile, columns: list[str], size: int) -> Iterator[pa.Table]:
-    """Tables of exactly `size` rows, whatever the file's row groups, and a shorter last one."""
-    waiting: list[pa.RecordBatch] = []
-    with _naming(file):
-        for batch in parquet.iter_batches(batch_size=min(size, 1024), columns=columns):
-            waiting.append(batch)
-            while sum(map(len, waiting)) >= size:
-                table = pa.Table.from_batches(waiting)
-                yield table.slice(0, size)
-                waiting = table.slice(size).to_batches()
-    if sum(map(len, waiting)):
-        yield pa.Table.from_batches(waiting)
-
-
-def _rows(table: pa.Table, file: SourceFile, config: IngestConfig, pool: ThreadPoolExecutor, start: int) -> pa.Table:
-    images, names = _bytes_and_names(table, file, start)
-    checks = list(pool.map(lambda data: _check(data, config.max_pixels), images))
+def _rows(samples: list[Sample], labels: pa.Array, config: IngestConfig, pool: ThreadPoolExecutor) -> pa.Table:
+    batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+    found = pool.map(lambda batch: [(image_id(sample.data), _check(sample, config)) for sample in batch], batches)
+    ids, checks = zip(*(pair for of_batch in found for pair in of_batch), strict=True)
     return pa.table(
         {
-            "image_id": pa.array(map(image_id, images), IMAGES.field("image_id").type),
-            "image": pa.array(images, pa.binary()),
-            "label": _labels(table, file, config, start),
-            "source": names,
-            "height": [check[0] for check in checks],
-            "width": [check[1] for check in checks],
-            "reason": [check[2] for check in checks],
+            "image_id": pa.array(ids, IMAGES.field("image_id").type),
+            "image": pa.array([check.data for check in checks], pa.binary()),
+            "label": labels,
+            "source": [sample.name for sample in samples],
+            "height": [check.height for check in checks],
+            "width": [check.width for check in checks],
+            "reason": [check.reason for check in checks],
         },
         schema=IMAGES,
     )
 
 
-def _bytes_and_names(table: pa.Table, file: SourceFile, start: int) -> tuple[list[bytes], list[str]]:
-    rows: list[Any] = table["image"].to_pylist()
-    rows = [row if isinstance(row, dict) else {"bytes": row} for row in rows]
-    names = [row.get("path") or f"{file.name}:{start + i}" for i, row in enumerate(rows)]
-    return [row["bytes"] or b"" for row in rows], names
+def _referring(table: pa.Table, samples: list[Sample], file: SourceFile) -> pa.Table:
+    """The same rows with the places of their images in the source instead of the images."""
+    uri = file.path if isinstance(file.fs, LocalFileSystem) else file.fs.unstrip_protocol(file.path)
+    rows = [None if sample.place is None else (uri, file.num_bytes, file.stamp, *sample.place) for sample in samples]
+    for place, (name, kind) in enumerate(WHERE.items()):
+        table = table.append_column(name, pa.array([None if row is None else row[place] for row in rows], kind))
+    return table.select(REFERENCES.names)
 
 
-def _labels(table: pa.Table, file: SourceFile, config: IngestConfig, start: int) -> pa.Array:
-    if config.num_classes is None:
-        return pa.nulls(table.num_rows, pa.int32())
-    for row, label in enumerate(table["label"].to_pylist(), start):
-        if label is None or not 0 <= label < config.num_classes:
-            raise LabelError(
-                f"{file.path}: row {row} has label {label}; must be 0 to {config.num_classes - 1} "
-                f"(num_classes={config.num_classes})"
-            )
-    return table["label"].combine_chunks().cast(pa.int32())
-
-
-def _check(data: bytes, max_pixels: int) -> tuple[int | None, int | None, str | None]:
-    """Height, width and None of a good image; None, None and the reason of a bad one."""
+def _check(sample: Sample, config: IngestConfig) -> Checked:
+    if sample.reason is not None:
+        return Checked(sample.data, None, None, sample.reason)
     try:
-        image = decode_image(data, max_pixels=max_pixels)
+        image = decode_image(sample.data, max_pixels=config.max_pixels)
     except ImageError as error:
-        return None, None, error.reason
-    return image.shape[1], image.shape[2], None
+        return Checked(sample.data, None, None, error.reason)
+    if config.shorter_side_px is not None and min(image.shape[1:]) > config.shorter_side_px:
+        data, height, width = shrunk(sample.data, image, config.shorter_side_px)
+        return Checked(data, height, width, None)
+    return Checked(sample.data, image.shape[1], image.shape[2], None)

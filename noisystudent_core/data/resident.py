@@ -31,6 +31,8 @@ def load(
     images = torch.empty(num_images, 3, resolution_px, resolution_px, dtype=torch.uint8, device=device)
     known, start = [], 0
     for part, size in enumerate(source.part_sizes):
+        if size == 0:
+            continue  # maybe because it cannot be read
         encoded, known_of_part = source.read(part, torch.arange(size))
         for first in range(0, size, DECODE_ROWS):
             rows = slice(first, min(first + DECODE_ROWS, size))

@@ -22,6 +22,8 @@ IMAGES = pa.schema(
 )
 PREDICTIONS = pa.schema({"image_id": IMAGE_ID, "label": pa.int32(), "confidence": pa.float32(), "reason": pa.string()})
 EXCLUSIONS = pa.schema({"image_id": IMAGE_ID, "reason": pa.string()})
+NEAR_EXCLUSIONS = EXCLUSIONS.append(pa.field("resembles", IMAGE_ID)).append(pa.field("distance", pa.int32()))  # in bits
+FINGERPRINTS = pa.schema({"image_id": IMAGE_ID, "hash": pa.uint64(), "reason": pa.string()})  # no hash, no reason: flat
 SELECTION = pa.schema(
     {
         "image_id": IMAGE_ID,
@@ -32,6 +34,8 @@ SELECTION = pa.schema(
         "row": pa.int32(),
     }
 )
+# what a student needs of an image: the selector's label, and how often a pass shows it
+SELECTED_IMAGES = pa.schema([*IMAGES, SELECTION.field("confidence"), SELECTION.field("copies")])
 EVALUATIONS = pa.schema(
     {
         "model": pa.string(),
@@ -41,6 +45,15 @@ EVALUATIONS = pa.schema(
         "num_images": pa.int64(),
     }
 )
+PROBABILITIES = "probabilities.list.element"  # as Parquet calls the column
+# how predictions and selections are encoded: hundreds of millions of rows whose ids and confidences do not compress;
+# trying to would take longer than all else that selection does
+SPARE = {
+    "compression": {PROBABILITIES: "zstd"},
+    "use_dictionary": [PROBABILITIES, "copies", "part", "row"],
+    "write_statistics": False,
+}
+PIXELS = pa.schema({"label": pa.int32(), "pixels": pa.binary()})  # uint8 [3, S, S], or frames [T, 3, S, S]
 HISTORY = pa.schema({"step": pa.int64(), "metric": pa.string(), "value": pa.float64()})
 
 
@@ -52,16 +65,21 @@ def distributions(num_classes: int) -> pa.Schema:
 def to_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
     """Encode a table of `schema`; equal tables give equal bytes."""
     sink = io.BytesIO()
-    pq.write_table(table.cast(schema).replace_schema_metadata(None), sink, compression="zstd", store_schema=True)
+    how = SPARE if "confidence" in schema.names else {"compression": "zstd"}
+    pq.write_table(table.cast(schema).replace_schema_metadata(None), sink, store_schema=True, **how)
     return sink.getvalue()
 
 
-def from_bytes(data: bytes, schema: pa.Schema, what: str, columns: list[str] | None = None) -> pa.Table:
+def from_bytes(
+    data: bytes, schema: pa.Schema, what: str, columns: list[str] | None = None, *, use_threads: bool = True
+) -> pa.Table:
     """Decode a part; raises `SchemaError` naming the column that is missing or of another type."""
     try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(columns)
+        table = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False).read(columns, use_threads=use_threads)
     except (pa.ArrowInvalid, OSError) as error:
         raise SchemaError(f"{what}: not a Parquet file ({error}); delete it to have it made again") from None
+    if table.schema.equals(schema):
+        return table
     for name in columns or schema.names:
         if name not in table.column_names:
             raise SchemaError(f"{what}: no column {name!r}; it has {', '.join(table.column_names)}")
@@ -69,3 +87,11 @@ def from_bytes(data: bytes, schema: pa.Schema, what: str, columns: list[str] | N
             found, wanted = table.schema.field(name).type, schema.field(name).type
             raise SchemaError(f"{what}: column {name!r} is {found}; must be {wanted}")
     return table
+
+
+def read_column(data: bytes, name: str, what: str) -> pa.ChunkedArray:
+    """One column of a part, whatever else is in it; raises `SchemaError` where the part has none of that name."""
+    try:
+        return pq.ParquetFile(pa.BufferReader(data)).read([name])[name]
+    except (pa.ArrowInvalid, OSError, KeyError) as error:
+        raise SchemaError(f"{what}: no column {name!r} to read ({error}); delete it to have it made again") from None

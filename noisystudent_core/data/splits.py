@@ -2,14 +2,25 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from noisystudent_core.errors import LabelError
 
+ROWS = 65_536  # that are put into a table at a time
+
 Rows = Iterable[tuple[bytes, int]]  # image id, label
+
+
+class Division(NamedTuple):
+    """Image ids of the two sides that are chosen; `labelled` is None where all that is not in `validation` is meant."""
+
+    validation: set[bytes]
+    labelled: set[bytes] | None
 
 
 def good_rows(table: pa.Table) -> list[tuple[bytes, int]]:
@@ -18,17 +29,14 @@ def good_rows(table: pa.Table) -> list[tuple[bytes, int]]:
     return list(zip(good["image_id"].to_pylist(), good["label"].to_pylist(), strict=True))
 
 
-def check_labels(rows: Rows, num_classes: int, where: str) -> dict[int, int]:
+def check_labels(rows: Rows, num_classes: int, where: str, names: Sequence[str] | None = None) -> dict[int, int]:
     """Images per class; raises `LabelError` for an image with two labels and for a class without an image."""
-    label_of: dict[bytes, int] = {}
-    counts: Counter[int] = Counter()
-    for identity, label in rows:
-        if label_of.setdefault(identity, label) != label:
-            raise LabelError(
-                f"{where}: image {identity.hex()} has labels {label_of[identity]} and {label}; must have one: remove it"
-            )
-        counts[label] += 1
-    empty = [str(c) for c in range(num_classes) if not counts[c]]
+    table, counts = _table(rows)
+    by_image = table.group_by("image").aggregate([("label", "min"), ("label", "max")])
+    unequal = by_image.filter(pc.field("label_min") != pc.field("label_max")).slice(0, 1)
+    for image, least, most in zip(*(unequal[name].to_pylist() for name in unequal.column_names), strict=True):
+        raise LabelError(f"{where}: image {image.hex()} has labels {least} and {most}; must have one: remove it")
+    empty = [f"{c} ({names[c]!r})" if names else str(c) for c in range(num_classes) if not counts[c]]
     if empty:
         raise LabelError(
             f"{where}: no labelled image for class {', '.join(empty[:10])}; "
@@ -37,24 +45,65 @@ def check_labels(rows: Rows, num_classes: int, where: str) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
+def divide(rows: Rows, validation_share: float, labelled_per_class: int | None, seed: int) -> Division:
+    """Divide the images of each class by their seeded hash: the smallest for validation, the next stay labelled.
+
+    Of validation it is `validation_share` of a class, at least one image and never all, unless the share is 0. Equal
+    images count once. Raises `LabelError` for a class with too few images.
+    """
+    classes: dict[int, set[bytes]] = defaultdict(set)
+    for identity, label in rows:
+        classes[label].add(identity)
+    validation, labelled = set[bytes](), set[bytes]()
+    for label, members in sorted(classes.items()):
+        number = _num_validation(label, len(members), validation_share)
+        if labelled_per_class is None and not number:
+            continue
+        in_order = sorted(members, key=lambda identity: hashed(identity, seed))
+        validation.update(in_order[:number])
+        if labelled_per_class is not None:
+            _check_enough(label, len(members) - number, labelled_per_class)
+            labelled.update(in_order[number : number + labelled_per_class])
+    return Division(validation, None if labelled_per_class is None else labelled)
+
+
 def validation_ids(rows: Rows, share: float, seed: int) -> set[bytes]:
     """The images of each class with the smallest seeded hash: `share` of them, at least one, never all.
 
     Raises `LabelError` for a class of a single image.
     """
-    classes: dict[int, set[bytes]] = defaultdict(set)
-    for identity, label in rows:
-        classes[label].add(identity)
-    chosen: set[bytes] = set()
-    for label, members in classes.items():
-        if len(members) < 2:
-            raise LabelError(
-                f"class {label} has one labelled image: a validation share needs two; give a validation set"
-            )
-        number = min(max(1, round(share * len(members))), len(members) - 1)
-        chosen.update(sorted(members, key=lambda identity: _hash(identity, seed))[:number])
-    return chosen
+    return divide(rows, share, None, seed).validation
 
 
-def _hash(identity: bytes, seed: int) -> bytes:
+def hashed(identity: bytes, seed: int) -> bytes:
+    """What decides over an image where chance should: 16 bytes of its id and a seed."""
     return hashlib.blake2b(identity, key=seed.to_bytes(8, "big"), digest_size=16).digest()
+
+
+def _table(rows: Rows) -> tuple[pa.Table, Counter[int]]:
+    """The rows as a table, which takes a tenth of what Python's objects do, and how many have each label."""
+    counts, tables, waiting = (
+        Counter[int](),
+        [pa.table({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int32())})],
+        iter(rows),
+    )
+    while batch := list(islice(waiting, ROWS)):
+        images, labels = zip(*batch, strict=True)
+        tables.append(pa.table({"image": pa.array(images, pa.binary()), "label": pa.array(labels, pa.int32())}))
+        counts.update(labels)
+    return pa.concat_tables(tables), counts
+
+
+def _num_validation(label: int, num_images: int, share: float) -> int:
+    if not share:
+        return 0
+    if num_images < 2:
+        raise LabelError(f"class {label} has one labelled image: a validation share needs two; give a validation set")
+    return min(max(1, round(share * num_images)), num_images - 1)
+
+
+def _check_enough(label: int, num_images: int, wanted: int) -> None:
+    if num_images < wanted:
+        raise LabelError(
+            f"class {label} has {num_images} images for labelled_per_class={wanted}; lower it, or validation_share"
+        )

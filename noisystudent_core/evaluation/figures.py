@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ TITLE, TEXT, CAPTION = 20, 14, 13  # heights of letters
 HEAD = 92  # of title and subtitle
 BAR = 5
 INK, GREY, PALE = "#1f2328", "#656d76", 0xD0
-COLOURS = ("#0969da", "#bc4c00")  # of a batch's groups
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a0568a", "#59636e")  # of groups, after Okabe and Ito
 DPI = 64  # a power of two: whole pixels stay whole in matplotlib's inches
 MAX_BYTES = 550_000  # a larger PNG is stored in 256 colours
 
@@ -71,7 +72,7 @@ def training_batch(title: str, subtitle: str, groups: Sequence[Group]) -> bytes:
     """Draw the images of a batch as the model sees them, group under group; each group has a colour of its own."""
     tiles = [_tiles(group.images) for group in groups]
     num_columns = min(NUM_COLUMNS, max(map(len, tiles)))
-    pitch = tiles[0].shape[1] + GAP
+    pitch = max(images.shape[1] for images in tiles) + GAP
     lines = [_line_height(group) for group in groups]
     heights = [
         2 * TEXT + -(-len(images) // num_columns) * (pitch + line) - GAP
@@ -81,7 +82,7 @@ def training_batch(title: str, subtitle: str, groups: Sequence[Group]) -> bytes:
     right = left + num_columns * pitch - GAP
     sheet = _Sheet(title, subtitle, right, HEAD + sum(heights) + (len(groups) - 1) * SPACE)
     y = HEAD
-    for group, images, line, height, colour in zip(groups, tiles, lines, heights, COLOURS, strict=False):
+    for group, images, line, height, colour in zip(groups, tiles, lines, heights, cycle(COLOURS), strict=False):
         sheet.bar(MARGIN, y, BAR, height, colour)
         sheet.text(left, y + TEXT, group.heading, TEXT, color=colour, weight="bold")
         for number, image in enumerate(images):

@@ -102,6 +102,14 @@ def num_parameters(config: ModelConfig, num_classes: int) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def with_own_geometry(config: ModelConfig) -> ModelConfig:
+    """The same model at the size and crop that its weights were published to be tested at."""
+    cfg = _cfg(config.name)
+    size = (cfg.get("test_input_size") or cfg["input_size"])[-1]
+    crop_fraction = cfg.get("test_crop_pct") or cfg["crop_pct"]
+    return config.model_copy(update={"resolution_px": size, "crop_fraction": crop_fraction})
+
+
 def normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation [1, 3, 1, 1] on the 0..255 scale that the model's inputs are normalised with."""
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
@@ -110,7 +118,7 @@ def normalisation(model: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class Normalised(nn.Module):
-    """A net that takes uint8 images [B, 3, S, S] and returns logits [B, C] in float32."""
+    """A net that takes images [B, 3, S, S] from 0 to 255, uint8 or float32, and returns logits [B, C] in float32."""
 
     net: nn.Module
     scale: Tensor

@@ -1,30 +1,14 @@
-"""What a model said about images, part by part, and its confidences counted per class."""
+"""Confidences counted per class, exactly at given edges."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
-
-from noisystudent_core.data.schemas import EXCLUSIONS, PREDICTIONS, from_bytes
-from noisystudent_core.errors import DataError, LabelError
-from noisystudent_core.storage.manifest import Artifact, Inputs
 
 Array = np.ndarray
 BINS_PER_HALVING = 16  # of the distance to confidence 1, where a fitted model's confidences crowd
 HALVINGS = 25  # float32 has no number nearer to 1 than 2^-24
-NO_ROWS = pl.DataFrame(
-    schema={
-        "label": pl.Int32,
-        "confidence": pl.Float32,
-        "high": pl.UInt64,  # the image id's two words, big-endian
-        "low": pl.UInt64,
-        "part": pl.Int32,
-        "row": pl.Int32,
-    }
-)
+CELL_BITS = 13  # of a float32 that a cell leaves out: 1024 cells per halving of the distance to 1
+TOP_CELL = int(np.float32(1).view(np.int32)) >> CELL_BITS
 
 
 class ConfidenceHistogram:
@@ -37,16 +21,33 @@ class ConfidenceHistogram:
     def __init__(self, edges: Iterable[float], num_classes: int = 0) -> None:
         self.edges = np.unique(np.asarray(list(edges), np.float32))
         self.counts_CB = np.zeros((num_classes, len(self.edges) + 1), np.int64)
-        self.highest = float("-inf")
+        self._ends = np.append(self.edges, np.float32("inf"))
+        cells, num_edges = np.unique(_cells(self.edges), return_counts=True)
+        below = np.zeros(TOP_CELL + 2, np.int32)
+        below[cells + 1] = num_edges
+        self._bins_of_cells = below.cumsum(dtype=np.int32)  # edges below the cell
+        self._most = int(num_edges.max(initial=0))  # edges within one cell
 
     @property
     def num_images(self) -> int:
         """How many images were counted."""
         return int(self.counts_CB.sum())
 
+    @property
+    def limit(self) -> float:
+        """The highest end of a bin with an image in it: no confidence is above it. There must be an image."""
+        return float(self._ends[np.flatnonzero(self.counts_CB.any(axis=0))[-1]])
+
+    def empty(self) -> "ConfidenceHistogram":
+        """A histogram of the same edges that has counted nothing."""
+        return ConfidenceHistogram(self.edges)
+
     def bins(self, confidence: Array) -> Array:
-        """The bin of each float32 confidence: how many edges it is strictly above."""
-        return np.searchsorted(self.edges, confidence, side="left")
+        """The bin int32 of each float32 confidence: how many edges it is strictly above."""
+        bins = self._bins_of_cells[_cells(confidence)]
+        for _ in range(self._most):
+            bins += confidence > self._ends[bins]
+        return bins
 
     def bin_above(self, threshold: float) -> int:
         """The first bin above `threshold`, which is rounded to float32 and must be an edge."""
@@ -57,13 +58,16 @@ class ConfidenceHistogram:
     def add(self, label: Array, confidence: Array) -> None:
         """Count images: `label` int32 in 0..C-1 and `confidence` float32, finite, of the same length."""
         if len(label):
-            self.grow(int(label.max()) + 1)
-            self.highest = max(self.highest, float(confidence.max()))
-            np.add.at(self.counts_CB.reshape(-1), self._places(label, confidence), 1)
+            self._change(self._count(label, confidence), 1)
 
     def remove(self, label: Array, confidence: Array) -> None:
         """Take back images that were added."""
-        np.subtract.at(self.counts_CB.reshape(-1), self._places(label, confidence), 1)
+        if len(label):
+            self._change(self._count(label, confidence), -1)
+
+    def merge(self, other: "ConfidenceHistogram") -> None:
+        """Add what a histogram of the same edges has counted."""
+        self._change(other.counts_CB, 1)
 
     def grow(self, num_classes: int) -> None:
         """Have a row, maybe of zeros, for at least `num_classes` classes."""
@@ -86,8 +90,14 @@ class ConfidenceHistogram:
         above_C = np.pad(reached_CB, ((0, 0), (0, 1)))[np.arange(len(target_C)), num_bins_C]
         return first - 1 + num_bins_C, np.where(num_bins_C > 0, target_C - above_C, 0)
 
-    def _places(self, label: Array, confidence: Array) -> Array:
-        return label.astype(np.int64) * self.counts_CB.shape[1] + self.bins(confidence)
+    def _count(self, label: Array, confidence: Array) -> Array:
+        num_bins = self.counts_CB.shape[1]
+        places = label.astype(np.int64) * num_bins + self.bins(confidence)
+        return np.bincount(places, minlength=num_bins * (int(label.max()) + 1)).reshape(-1, num_bins)
+
+    def _change(self, counts_CB: Array, sign: int) -> None:
+        self.grow(len(counts_CB))
+        self.counts_CB[: len(counts_CB)] += sign * counts_CB
 
 
 def fine_edges(threshold: float) -> list[float]:
@@ -96,107 +106,7 @@ def fine_edges(threshold: float) -> list[float]:
     return [threshold, *(1 - (1 - threshold) * 2 ** (-step / BINS_PER_HALVING) for step in steps)]
 
 
-@dataclass(frozen=True)
-class Reading:
-    """The rows of predictions that are not excluded, part by part, read from the store at each iteration."""
-
-    predictions: Artifact
-    excluded: pl.DataFrame  # high, low, reason, in order of high
-    num_classes: int | None
-
-    @classmethod
-    def of(cls, inputs: Inputs, num_classes: int | None) -> "Reading":
-        """Open `predictions`, `images` and, if named, `exclusions`; raises `DataError` where the first two differ."""
-        predictions, images = Artifact.open(inputs["predictions"]), Artifact.open(inputs["images"])
-        check_aligned(predictions, images)
-        return cls(predictions, _exclusions(inputs.get("exclusions")), num_classes)
-
-    @property
-    def num_rows(self) -> int:
-        """All rows, usable or not."""
-        return sum(part.num_rows for part in self.predictions.manifest.parts)
-
-    def __iter__(self) -> Iterator[tuple[pl.DataFrame, Counter[str]]]:
-        for part in range(len(self.predictions.manifest.parts)):
-            rows, drops = usable_rows(self.predictions, part, self.num_classes)
-            found = rows.filter(among(rows, self.excluded["high"].to_numpy())).join(self.excluded, on=["high", "low"])
-            drops.update(found["reason"].to_list())
-            yield rows.join(found, on="row", how="anti"), drops
-
-
-def check_aligned(predictions: Artifact, images: Artifact) -> None:
-    """Raise `DataError` unless part i of `predictions` has a row for each row of part i of `images`."""
-    seen, there = ([part.num_rows for part in artifact.manifest.parts] for artifact in (predictions, images))
-    if seen != there:
-        raise DataError(
-            f"{predictions.url}: {sum(seen)} rows in {len(seen)} parts, {images.url}: {sum(there)} in {len(there)}; "
-            "parts must match one to one: give the images that were predicted, or predict these"
-        )
-
-
-def usable_rows(predictions: Artifact, part: int, num_classes: int | None = None) -> tuple[pl.DataFrame, Counter[str]]:
-    """The rows of a part that have a label and a finite confidence, and why the others have not.
-
-    Columns `high`, `low` (the image id as two big-endian uint64 words), `label` int32, `confidence` float32, `part`
-    and `row` int32. Raises `LabelError` for a label outside 0..num_classes-1, `SchemaError`, `CorruptArtifactError`.
-    """
-    where = predictions.manifest.parts[part]
-    what = f"{predictions.url}/{where.path}"
-    table = from_bytes(predictions.read(where), PREDICTIONS, what, PREDICTIONS.names)
-    if len(table) != where.num_rows:
-        raise DataError(f"{what}: {len(table)} rows; the manifest lists {where.num_rows}: delete both, predict again")
-    rows = pl.DataFrame(table.select(["label", "confidence", "reason"])).with_columns(
-        **id_words(table["image_id"]),
-        part=pl.lit(part, pl.Int32),
-        row=pl.int_range(pl.len(), dtype=pl.Int32),
-    )
-    decoded = rows.filter(pl.col("reason").is_null(), pl.col("label").is_not_null(), pl.col("confidence").is_not_null())
-    usable = decoded.filter(pl.col("confidence").is_finite()).drop("reason")
-    _check_labels(usable["label"], num_classes, what)
-    return usable, Counter(undecodable=len(rows) - len(decoded), not_finite=len(decoded) - len(usable))
-
-
-def id_words(image_id: pa.ChunkedArray) -> dict[str, pl.Series]:
-    """Image ids as two uint64 words, `high` and `low`, that order as the ids' bytes do."""
-    words = np.frombuffer(b"".join(_bytes(chunk) for chunk in image_id.chunks), ">u8").reshape(-1, 2).astype(np.uint64)
-    return {"high": pl.Series("high", words[:, 0]), "low": pl.Series("low", words[:, 1])}
-
-
-def ids_of(high: Array, low: Array) -> pa.Array:
-    """The image ids whose words these are."""
-    data = np.stack([high, low], axis=1).astype(">u8").tobytes()
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), len(high), [None, pa.py_buffer(data)])
-
-
-def among(rows: pl.DataFrame, words: Array) -> pl.Series:
-    """Which rows have an id whose first half is one of `words` (uint64, ascending)."""
-    high = rows["high"].to_numpy()
-    places = np.minimum(np.searchsorted(words, high), max(len(words) - 1, 0))
-    return pl.Series(words[places] == high) if len(words) else pl.repeat(False, len(rows), eager=True)
-
-
-def _exclusions(url: str | None) -> pl.DataFrame:
-    """Ids to leave out, each with one reason, the first by name."""
-    found = [pl.DataFrame(schema={"high": pl.UInt64, "low": pl.UInt64, "reason": pl.String})]
-    for table in _tables(Artifact.open(url)) if url else ():
-        found.append(pl.DataFrame({**id_words(table["image_id"]), "reason": pl.Series(table["reason"])}))
-    return pl.concat(found).group_by("high", "low").agg(pl.col("reason").min().fill_null("excluded")).sort("high")
-
-
-def _tables(exclusions: Artifact) -> Iterator[pa.Table]:
-    for part in exclusions.manifest.parts:
-        yield from_bytes(exclusions.read(part), EXCLUSIONS, f"{exclusions.url}/{part.path}")
-
-
-def _bytes(chunk: pa.Array) -> memoryview:
-    return memoryview(chunk.buffers()[1] or b"")[16 * chunk.offset : 16 * (chunk.offset + len(chunk))]
-
-
-def _check_labels(label: pl.Series, num_classes: int | None, what: str) -> None:
-    limit = np.iinfo(np.int32).max if num_classes is None else num_classes - 1
-    wrong = label.filter((label < 0) | (label > limit))
-    if len(wrong):
-        raise LabelError(
-            f"{what}: predicted label {wrong[0]}; must be 0 to {limit}: "
-            "predict again with a model of this data set's classes, or give its num_classes"
-        )
+def _cells(confidence: Array) -> Array:
+    """Small ranges of float32, numbered int32 [N] in the order of the confidences; fine near 1, as the edges are."""
+    distance = np.clip(np.float32(1) - confidence, np.float32(0), np.float32(1))
+    return TOP_CELL - (distance.view(np.int32) >> CELL_BITS)

@@ -1,40 +1,28 @@
 """Filtering and balancing: exact, seeded, keyed by image id (paper section 2, "Other Techniques", and 3.1).
 
-A first reading of the predictions counts confidences per class; the histogram tells in which bin each class's target is
-reached. A last reading keeps the images above that bin, and of those in it the best. In between, only where image ids
-repeat, a reading finds which rows to leave out. No reading holds more than the selection and one part.
+The predictions are read once. Confidences are counted per class, and the rows above the threshold go to disk, in
+buckets by image id, each of which fits into memory. Bucket by bucket then, several at once: rows that repeat an image
+are found; images around the place where a class's target is reached are gathered, so that the place is known exactly;
+the chosen images are sorted by id, and each bucket becomes a part. No step holds more than a few buckets.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
-import pyarrow as pa
 from pydantic import ValidationError
 
 from noisystudent_core.config.settings import SelectConfig
-from noisystudent_core.data.schemas import SELECTION, to_bytes
 from noisystudent_core.errors import ConfigurationError, DataError
 from noisystudent_core.events import Events
-from noisystudent_core.pseudo_labels.histogram import (
-    NO_ROWS,
-    Array,
-    ConfidenceHistogram,
-    Reading,
-    among,
-    fine_edges,
-    ids_of,
-)
+from noisystudent_core.pseudo_labels import passes
+from noisystudent_core.pseudo_labels.buckets import Buckets
+from noisystudent_core.pseudo_labels.cuts import Choice, Copies, Lots
+from noisystudent_core.pseudo_labels.histogram import Array, ConfidenceHistogram, fine_edges
+from noisystudent_core.pseudo_labels.predicted import Reading
 from noisystudent_core.pseudo_labels.thresholds import THRESHOLDS, threshold_table
-from noisystudent_core.storage.digests import digest
-from noisystudent_core.storage.filesystem import Folder
-from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, Part, publish_part
+from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest
 from noisystudent_core.storage.stage import Place, Written, stage
-
-ROWS_PER_PART = 1_000_000
-COMPACT_ROWS = 2_000_000  # boundary rows gathered before those that cannot be selected are let go
 
 
 def select(
@@ -83,8 +71,14 @@ def select_images(config: SelectConfig, inputs: Inputs, place: Place, events: Ev
 
     `inputs`: `predictions` and `images`; maybe `exclusions`; maybe `labelled` images, whose classes these are (without
     them classes end with the last one that was predicted or has a target); maybe `validation_predictions` and
-    `validation_images`, for the table of thresholds in the manifest's facts. Rows are in order of image id and do not
-    depend on the order or the split of what is read, but for `part` and `row`, which say where an image lies.
+    `validation_images`, for the table of thresholds in the manifest's facts. Rows are in order of image id. They and
+    their split into parts do not depend on the order or the split of what is read, nor on the number of threads, but
+    for the columns `part` and `row`, which say where an image lies.
+
+    A row counts under the first of these that holds: undecodable, not_finite, an exclusion's reason, not_in_fraction,
+    above_max_confidence, below_threshold,
+    repeated (another row of the image, above the threshold, is better), over_target. Repeats below the threshold are
+    therefore not looked for, and counted as images of their own in the facts.
 
     Raises `ConfigurationError` where a setting names no class or needs inputs that are not there, `DataError` where
     nothing is selected. Source: section 2 "Other Techniques" and 3.1; exact, where the reference is approximate.
@@ -93,25 +87,36 @@ def select_images(config: SelectConfig, inputs: Inputs, place: Place, events: Ev
     num_classes = _num_classes(inputs)
     _check_classes(config, num_classes)
     reading = Reading.of(inputs, num_classes)
-    histogram, repeated, drops = _count(reading, config.threshold)
-    histogram.grow(num_classes or 1 + max(_named_classes(config), default=-1))
-    target_C = targets(config, histogram.num_above(config.threshold), labelled_counts)
-    rows = _collect(reading, histogram, repeated, target_C, config.threshold)
-    if rows.is_empty():
-        raise _nothing(config, reading, histogram)
-    rows = _with_copies(rows.sort("high", "low"), target_C, config)
-    facts = _facts(histogram, rows, target_C, config.threshold) | {"num_unlabelled": reading.num_rows}
+    histogram = ConfidenceHistogram([*THRESHOLDS, *fine_edges(config.threshold)])
+    row_bits = next((group.row_bits for group in reading.groups()), 0)
+    with Buckets(reading.num_rows) as buckets:
+        drops = passes.count(reading, histogram, config, buckets)
+        histogram.grow(num_classes or 1 + max(_named_classes(config), default=-1))
+        num_rows, above = histogram.num_images, int(histogram.num_above(config.threshold).sum())
+        if not above:
+            raise _nothing(config, reading, histogram)
+        repeated = passes.drop_repeated(buckets, histogram, row_bits)
+        target_C = targets(config, histogram.num_above(config.threshold), labelled_counts)
+        choice = Choice.of(histogram, target_C, config.threshold)
+        num_chosen_C = np.minimum(histogram.num_above(config.threshold), target_C)
+        lots = Lots.of(target_C % np.maximum(num_chosen_C, 1), num_chosen_C, config.seed)
+        cuts = passes.find_cuts(buckets, choice, lots)
+        copies = Copies(target_C // np.maximum(num_chosen_C, 1), lots, cuts.lots, config.max_copies)
+        stored = list(passes.write(place.folder, buckets, cuts.choice, copies, row_bits))
+    selected_C, copies_C = (np.sum(counts, axis=0) for counts in zip(*(found[1:] for found in stored), strict=True))
+    over_target = above - repeated - int(selected_C.sum())
+    drops.update(below_threshold=num_rows - above, repeated=repeated, over_target=over_target)
+    facts = _facts(histogram, selected_C, copies_C, target_C, config.threshold) | {"num_unlabelled": reading.num_rows}
     if "validation_predictions" in inputs:
         facts["thresholds"] = threshold_table(
             histogram, inputs["validation_predictions"], inputs["validation_images"], (*THRESHOLDS, config.threshold)
         )
-    num_above = int(histogram.num_above(config.threshold).sum())
-    drops |= {"below_threshold": histogram.num_images - num_above, "over_target": num_above - len(rows)}
-    counted = {reason: count for reason, count in drops.items() if count}
     events(
-        "message", text=f"selected {len(rows):,} of {reading.num_rows:,} images, {facts['num_copies']:,} with copies"
+        "message",
+        text=f"selected {selected_C.sum():,} of {reading.num_rows:,} images, {copies_C.sum():,} with copies",
     )
-    return Written(tuple(_write(place.folder, rows)), counted, facts)
+    counted = {reason: count for reason, count in drops.items() if count}
+    return Written(tuple(found[0] for found in stored), counted, facts)
 
 
 def targets(config: SelectConfig, num_above_C: Array, labelled_counts: Mapping[int, int]) -> Array:
@@ -131,119 +136,26 @@ def targets(config: SelectConfig, num_above_C: Array, labelled_counts: Mapping[i
     return target_C
 
 
-def _count(reading: Reading, threshold: float) -> tuple[ConfidenceHistogram, pl.DataFrame, Counter[str]]:
-    """Each image once: the histogram; the rows that repeat an image; what was dropped, with the reason."""
-    histogram = ConfidenceHistogram([*THRESHOLDS, *fine_edges(threshold)])
-    drops: Counter[str] = Counter()
-    words = np.empty(reading.num_rows, np.uint64)  # half of each id: 8 bytes an image
-    num_words = 0
-    for rows, reasons in reading:
-        histogram.add(rows["label"].to_numpy(), rows["confidence"].to_numpy())
-        drops.update(reasons)
-        words[num_words : num_words + len(rows)] = rows["high"]
-        num_words += len(rows)
-    repeated = _repeated(reading, _twice(words[:num_words]))
-    histogram.remove(repeated["label"].to_numpy(), repeated["confidence"].to_numpy())
-    drops["repeated"] += len(repeated)
-    return histogram, repeated, drops
-
-
-def _repeated(reading: Reading, words: Array) -> pl.DataFrame:
-    """The rows of an image but its best: highest confidence, then smallest label, part and row."""
-    if not len(words):
-        return NO_ROWS
-    suspects = pl.concat([rows.filter(among(rows, words)) for rows, _ in reading])
-    best_first = suspects.sort(
-        "high", "low", "confidence", "label", "part", "row", descending=[False, False, True, False, False, False]
-    )
-    return best_first.filter(*(pl.col(word) == pl.col(word).shift() for word in ("high", "low")))
-
-
-def _collect(
-    reading: Reading, histogram: ConfidenceHistogram, repeated: pl.DataFrame, target_C: Array, threshold: float
-) -> pl.DataFrame:
-    """The selected rows: all above their class's boundary bin, and the best of those in it."""
-    boundary_C, quota_C = histogram.boundary(target_C, threshold)
-    left_out = repeated.partition_by("part", as_dict=True)
-    sure, edge, num_edge, limit = [NO_ROWS], [NO_ROWS], 0, COMPACT_ROWS
-    for part, (rows, _) in enumerate(reading):
-        rows = rows.join(left_out.get((part,), NO_ROWS), on="row", how="anti")
-        label = rows["label"].to_numpy()
-        bins_above = histogram.bins(rows["confidence"].to_numpy()) - boundary_C[label]
-        sure.append(rows.filter(pl.Series(bins_above > 0)))
-        edge.append(rows.filter(pl.Series((bins_above == 0) & (quota_C[label] > 0))))
-        num_edge += len(edge[-1])
-        if num_edge > limit:
-            edge = [_best(pl.concat(edge), quota_C)]
-            num_edge = len(edge[0])
-            limit = max(COMPACT_ROWS, 2 * num_edge)
-    return pl.concat([*sure, _best(pl.concat(edge), quota_C)])
-
-
-def _best(rows: pl.DataFrame, quota_C: Array) -> pl.DataFrame:
-    """At most the quota of each class, highest confidence first, ties by image id."""
-    rows = rows.sort("label", "confidence", "high", "low", descending=[False, True, False, False])
-    label = rows["label"].to_numpy()
-    return rows.filter(pl.Series(_rank(label) < quota_C[label]))
-
-
-def _with_copies(rows: pl.DataFrame, target_C: Array, config: SelectConfig) -> pl.DataFrame:
-    """Add `copies`: a class's target shared out evenly, the remainder to its images of smallest hash."""
-    label = rows["label"].to_numpy()
-    num_C = np.maximum(np.bincount(label, minlength=len(target_C)), 1)
-    copies, remainder = (target_C // num_C)[label], (target_C % num_C)[label]
-    drawn = np.flatnonzero(remainder)  # in order of image id, which so breaks ties
-    chance = seeded_hash(rows["high"].to_numpy()[drawn], rows["low"].to_numpy()[drawn], config.seed)
-    drawn = drawn[np.lexsort((chance, label[drawn]))]
-    copies[drawn] += _rank(label[drawn]) < remainder[drawn]
-    if config.max_copies is not None:
-        copies = np.minimum(copies, config.max_copies)
-    return rows.with_columns(copies=pl.Series(copies).cast(pl.Int32))
-
-
-def seeded_hash(high: Array, low: Array, seed: int) -> Array:
-    """64 bits that look random, from an image id's two uint64 words and a seed (SplitMix64's mixing, thrice)."""
-    mixed = _mix(np.array([seed % 2**64], np.uint64))
-    return _mix(_mix(mixed ^ high) ^ low)
-
-
-def _mix(words: Array) -> Array:
-    words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
-
-
-def _facts(histogram: ConfidenceHistogram, rows: pl.DataFrame, target_C: Array, threshold: float) -> dict[str, Any]:
-    num_classes = len(target_C)
+def _facts(
+    histogram: ConfidenceHistogram, selected_C: Array, copies_C: Array, target_C: Array, threshold: float
+) -> dict[str, Any]:
     columns = {
-        "class": np.arange(num_classes),
+        "class": np.arange(len(target_C)),
         "predicted": histogram.counts_CB.sum(axis=1),
         "above_threshold": histogram.num_above(threshold),
-        "selected": np.bincount(rows["label"], minlength=num_classes),
-        "copies": np.bincount(rows["label"], rows["copies"], minlength=num_classes).astype(np.int64),
+        "selected": selected_C,
+        "copies": copies_C,
         "target": target_C,
     }
-    short = columns["copies"] < target_C
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    short = copies_C < target_C
     return {
-        "classes": pl.DataFrame(columns).to_dicts(),
-        "empty_classes": np.flatnonzero(short & (columns["selected"] == 0)).tolist(),
-        "capped_classes": np.flatnonzero(short & (columns["selected"] > 0)).tolist(),
-        "num_selected": len(rows),
-        "num_copies": int(columns["copies"].sum()),
+        "classes": [dict(zip(columns, row, strict=True)) for row in rows],
+        "empty_classes": np.flatnonzero(short & (selected_C == 0)).tolist(),
+        "capped_classes": np.flatnonzero(short & (selected_C > 0)).tolist(),
+        "num_selected": int(selected_C.sum()),
+        "num_copies": int(copies_C.sum()),
     }
-
-
-def _write(folder: Folder, rows: pl.DataFrame) -> Iterator[Part]:
-    for index, start in enumerate(range(0, len(rows), ROWS_PER_PART)):
-        some = rows.slice(start, ROWS_PER_PART)
-        ids = ids_of(some["high"].to_numpy(), some["low"].to_numpy())
-        table = pa.table([ids, *(some[name].to_arrow() for name in SELECTION.names[1:])], names=SELECTION.names)
-        data = to_bytes(table, SELECTION)
-        part = publish_part(folder, f"part-{index:05d}.parquet", data, len(some))
-        if part.digest != digest(data):
-            raise ConfigurationError(f"{folder.url}: {part.path} is of another, unfinished selection; clear the folder")
-        yield part
 
 
 def _num_classes(inputs: Inputs) -> int | None:
@@ -282,18 +194,10 @@ def _shared_out(total: int, counts: list[int]) -> list[int]:
 
 
 def _nothing(config: SelectConfig, reading: Reading, histogram: ConfidenceHistogram) -> DataError:
-    seen = f"highest of {histogram.num_images:,} confidences is {histogram.highest:.4f}" if histogram.num_images else ""
+    seen = "none is usable"
+    if histogram.num_images:
+        seen = f"none of {histogram.num_images:,} confidences is above {histogram.limit:.4f}"
     return DataError(
-        f"threshold={config.threshold}: none of {reading.num_rows:,} images is selected; "
-        f"the {seen or 'reason is that none is usable'}; lower the threshold, or fit the teacher longer"
+        f"threshold={config.threshold}: none of {reading.num_rows:,} images is selected; {seen}; "
+        "lower the threshold, or fit the teacher longer"
     )
-
-
-def _rank(label: Array) -> Array:
-    """Place of each row within its class, from 0, where rows are in order of class."""
-    return np.arange(len(label)) - np.searchsorted(label, label)
-
-
-def _twice(words: Array) -> Array:
-    words.sort()
-    return np.unique(words[1:][words[1:] == words[:-1]])

@@ -7,7 +7,8 @@ import numpy as np
 
 from noisystudent_core.data.schemas import IMAGES, from_bytes
 from noisystudent_core.errors import LabelError
-from noisystudent_core.pseudo_labels.histogram import Array, ConfidenceHistogram, check_aligned, usable_rows
+from noisystudent_core.pseudo_labels.histogram import Array, ConfidenceHistogram
+from noisystudent_core.pseudo_labels.predicted import PLACE_BITS, Group, check_aligned, groups, read_rows
 from noisystudent_core.storage.manifest import Artifact
 
 THRESHOLDS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -35,9 +36,9 @@ def count_confidences(predictions: str, thresholds: Sequence[float]) -> Confiden
     """Histogram of the predictions at this address, with `thresholds` as its edges."""
     artifact = Artifact.open(predictions)
     histogram = ConfidenceHistogram(thresholds)
-    for part in range(len(artifact.manifest.parts)):
-        rows, _ = usable_rows(artifact, part)
-        histogram.add(rows["label"].to_numpy(), rows["confidence"].to_numpy())
+    for group in groups(artifact.manifest.parts):
+        for rows, _ in read_rows(artifact, group):
+            histogram.add(rows.label, rows.confidence)
     return histogram
 
 
@@ -58,10 +59,10 @@ def _count_right(predictions: Artifact, images: Artifact, thresholds: Sequence[f
     """Histogram of two classes: wrong (0) and right (1) pseudo labels."""
     check_aligned(predictions, images)
     histogram = ConfidenceHistogram(thresholds, num_classes=2)
-    for part in range(len(images.manifest.parts)):
-        rows, _ = usable_rows(predictions, part)
-        label = _labels(images, part)[rows["row"].to_numpy()]
-        histogram.add((rows["label"].to_numpy() == label).astype(np.int32), rows["confidence"].to_numpy())
+    for index, part in enumerate(predictions.manifest.parts):
+        label = _labels(images, index)
+        for rows, _ in read_rows(predictions, Group(index, [part], PLACE_BITS)):
+            histogram.add((rows.label == label[rows.place]).astype(np.int32), rows.confidence)
     return histogram
 
 

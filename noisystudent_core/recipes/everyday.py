@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from noisystudent_core.config import (
+    Adversarial,
+    Corruptions,
     DataConfig,
     InputNoise,
     IterationConfig,
@@ -10,7 +12,9 @@ from noisystudent_core.config import (
     ModelConfig,
     NoisyStudentConfig,
     OptimizerConfig,
+    Perturbations,
     PseudoLabelConfig,
+    RobustnessConfig,
     SelectionConfig,
     Sources,
     TrainConfig,
@@ -40,6 +44,11 @@ def digits(shrink: float = 1.0) -> NoisyStudentConfig:
             model=net,
             train=_digits_train(300 * shrink, batch_size=100, learning_rate=0.1, weight_decay=5e-4),
             noise=_digits_noise(magnitude=9),
+        ),
+        robustness=RobustnessConfig(
+            corruptions=Corruptions(num_images=max(20, round(200 * shrink))),
+            perturbations=Perturbations(num_images=max(5, round(50 * shrink))),
+            adversarial=Adversarial(num_images=max(20, round(200 * shrink))),
         ),
         selection=SelectionConfig(threshold=0.45, num_images_per_class=max(10, round(1100 * shrink)), max_copies=2),
         iterations=(

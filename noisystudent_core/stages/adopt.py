@@ -3,7 +3,7 @@
 from noisystudent_core.config.settings import AdoptConfig
 from noisystudent_core.events import Events
 from noisystudent_core.models import checkpoints
-from noisystudent_core.models.architectures import check_head, create_model
+from noisystudent_core.models.architectures import check_head, create_model, with_own_geometry
 from noisystudent_core.storage.manifest import Inputs, publish_part
 from noisystudent_core.storage.stage import Place, Written, stage
 
@@ -14,9 +14,11 @@ def adopt(config: AdoptConfig, inputs: Inputs, place: Place, events: Events) -> 
 
     Raises `ConfigurationError` where their head has other classes than the data.
     """
-    check_head(config.model, config.num_classes)
-    net = create_model(config.model, config.num_classes, seed=0, batch_norm_momentum=0.1)  # neither is in the weights
-    files = checkpoints.encode(net, config.model, config.class_names)
+    model = with_own_geometry(config.model) if config.own_geometry else config.model
+    check_head(model, config.num_classes)
+    net = create_model(model, config.num_classes, seed=0, batch_norm_momentum=0.1)  # neither is in the weights
+    files = checkpoints.encode(net, model, config.class_names)
     parts = tuple(publish_part(place.folder, name, data, 0) for name, data in files.items())
     events("message", text=f"{config.model.name} is taken as it is, without a fit")
-    return Written(parts, facts={"num_parameters": sum(parameter.numel() for parameter in net.parameters())})
+    num_parameters = sum(parameter.numel() for parameter in net.parameters())
+    return Written(parts, facts={"num_parameters": num_parameters, "input": [model.resolution_px, model.crop_fraction]})

@@ -1,19 +1,28 @@
 """A source of images becomes an `images` artifact."""
 
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from noisystudent_core.config.settings import IngestConfig, PrepareConfig
+from noisystudent_core.config.data import IngestConfig, PrepareConfig
 from noisystudent_core.data.ingest import ingest_file
-from noisystudent_core.data.schemas import IMAGES, from_bytes, to_bytes
-from noisystudent_core.data.splits import check_labels, good_rows, validation_ids
-from noisystudent_core.errors import BadImagesError, SourceError
+from noisystudent_core.data.labels import check_names, class_names, shortened
+from noisystudent_core.data.schemas import IMAGES, to_bytes
+from noisystudent_core.data.splits import Division, check_labels, divide, good_rows
+from noisystudent_core.errors import BadImagesError, LabelError, SourceError
 from noisystudent_core.events import Events
+from noisystudent_core.stages.rearranging import Keep, rearranged
 from noisystudent_core.storage.filesystem import Folder
+from noisystudent_core.storage.listing import addresses
 from noisystudent_core.storage.manifest import (
+    Artifact,
     Inputs,
     Manifest,
     Part,
@@ -25,28 +34,80 @@ from noisystudent_core.storage.manifest import (
 from noisystudent_core.storage.sources import SourceFile, list_source
 from noisystudent_core.storage.stage import Place, Written, stage
 
+BESIDE = "../.taken-in/"  # in which the sides of a split, each in a folder of its own, share what is taken in
+FILES_AT_ONCE = min(4, len(os.sched_getaffinity(0)))  # each holds a part in memory
+
 
 @stage
 def prepare(config: PrepareConfig, inputs: Inputs, place: Place, events: Events) -> Written:
-    """Take in a source: inputs {"source": URL of Parquet files}.
+    """Take in a source: inputs {"source": URL of files, of folders of images, or of several of them, one a line}.
 
-    Raises `SourceError` for an empty source, `BadImagesError` above `max_bad_fraction`, `LabelError` for wrong labels.
+    Facts of labelled images: `class_counts`, and `class_names` where the source or the settings have them. Raises
+    `SourceError` for an empty source, `BadImagesError` above `max_bad_fraction`, `LabelError` for wrong labels.
     """
     source, files = inputs["source"], list_source(inputs["source"])
-    parts: list[Part] = []
-    bad: Counter[str] = Counter()
-    for done, file in enumerate(files, 1):
-        unit = _ingest(file, config.ingest, place)
-        parts += unit.parts
-        bad.update(unit.drops)
-        events("progress", done=done, total=len(files), unit="files")
+    if config.share != "all" and not place.shared:
+        place = replace(place, shared=BESIDE)
+    ingest = _with_classes(config, files, source)
+    units = list(_ingest_all(files, ingest, place, events))
+    parts = [part for unit in units for part in unit.parts]
+    bad = sum((Counter(unit.drops) for unit in units), Counter[str]())
     _check_bad(bad, sum(part.num_rows for part in parts), config.max_bad_fraction, source)
-    if config.ingest.num_classes is None:
-        return Written(tuple(parts), dict(bad))
-    if config.share != "all":
-        parts, bad = _divide(config, place, parts)
-    counts = check_labels(_labels(place, parts), config.ingest.num_classes, source)
-    return Written(tuple(parts), dict(bad), {"class_counts": counts})
+    facts: dict[str, Any] = {}
+    if ingest.num_classes is not None:
+        facts["class_counts"] = check_labels(_labels(place, parts), ingest.num_classes, source, ingest.class_names)
+        if ingest.class_names is not None:
+            facts["class_names"] = list(ingest.class_names)
+    if config.share == "all" and not config.shuffle:
+        return Written(tuple(parts), dict(bad), facts)
+    return _rearrange(config, place, parts, facts)
+
+
+def _with_classes(config: PrepareConfig, files: Sequence[SourceFile], source: str) -> IngestConfig:
+    """The settings of the intake, with the number of classes and their names, where the source knows them."""
+    ingest = config.ingest
+    if ingest.num_classes is None and not config.read_labels:
+        return ingest.model_copy(update={"class_names": None})
+    names = check_names(ingest.class_names) if ingest.class_names else _prepared_names(source) or class_names(files)
+    num_classes = ingest.num_classes or (len(names) if names else None)
+    if num_classes is None:
+        raise LabelError(f"{source}: its labels are numbers without names; say how many classes: num_classes")
+    if names is not None and len(names) != num_classes:
+        raise LabelError(
+            f"{source}: has {len(names)} classes ({shortened(names)}), num_classes={num_classes}: must be as many"
+        )
+    return ingest.model_copy(update={"num_classes": num_classes, "class_names": names})
+
+
+def _prepared_names(source: str) -> tuple[str, ...] | None:
+    """The class names of the artifacts that a source consists of; None where it is none, or has no names."""
+    found: dict[tuple[str, ...], str] = {}
+    for address in addresses(source):
+        try:
+            names = Artifact.open(address, "images").manifest.facts.get("class_names")
+        except (SourceError, FileNotFoundError, NotADirectoryError, ValueError):
+            return None
+        found[tuple(names or ())] = address
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        raise LabelError(
+            f"{first} has the classes {shortened(one)}, {second} {shortened(other)}: must be the same; prepare both "
+            "by the same class_names"
+        )
+    return next(iter(found)) or None
+
+
+def _ingest_all(files: Sequence[SourceFile], config: IngestConfig, place: Place, events: Events) -> Iterable[Manifest]:
+    """Every file's own parts, in the files' order; several files at once."""
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        running: list[Future[Manifest]] = [pool.submit(_ingest, file, config, place) for file in files]
+        try:
+            for done, future in enumerate(as_completed(running), 1):
+                future.result()
+                events("progress", done=done, total=len(files), unit="files")
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [future.result() for future in running]
 
 
 def _ingest(file: SourceFile, config: IngestConfig, place: Place) -> Manifest:
@@ -64,30 +125,59 @@ def _ingest_anew(file: SourceFile, config: IngestConfig, folder: Folder) -> Mani
     bad: Counter[str] = Counter()
     for number, table in enumerate(ingest_file(file, config)):
         bad.update(_reasons(table))
-        parts.append(publish_part(folder, f"part-{number:05d}.parquet", to_bytes(table, IMAGES), table.num_rows))
+        parts.append(publish_part(folder, f"part-{number:05d}.parquet", to_bytes(table, table.schema), table.num_rows))
     return publish_manifest(folder.url, config, {"source": file.digest}, tuple(parts), drops=bad)
 
 
-def _labels(place: Place, parts: list[Part]) -> Iterable[tuple[bytes, int]]:
+def _labels(place: Place, parts: list[Part]) -> Iterator[tuple[bytes, int]]:
+    """(image id, label) of every decodable image; reads these columns alone."""
     for part in parts:
-        yield from good_rows(
-            from_bytes(place.folder.read(part.path), IMAGES, part.path, ["image_id", "label", "reason"])
-        )
+        where = place.folder / part.path
+        with where.fs.open(where.path, "rb") as file:
+            yield from good_rows(pq.ParquetFile(file).read(["image_id", "label", "reason"]))
 
 
-def _divide(config: PrepareConfig, place: Place, parts: list[Part]) -> tuple[list[Part], Counter[str]]:
-    """One side of a stratified split, in parts of the artifact's own, and its undecodable images by reason."""
-    chosen = validation_ids(_labels(place, parts), config.validation_share, config.seed)
-    chosen_ids = pa.array(sorted(chosen), IMAGES.field("image_id").type)
-    kept: list[Part] = []
-    bad: Counter[str] = Counter()
-    for number, part in enumerate(parts):
-        table = from_bytes(place.folder.read(part.path), IMAGES, part.path)
-        in_validation = pc.field("image_id").isin(chosen_ids)
-        table = table.filter(in_validation if config.share == "validation" else ~in_validation)
+def _rearrange(config: PrepareConfig, place: Place, parts: list[Part], facts: dict[str, Any]) -> Written:
+    """One side of a stratified split, or all, in parts of the artifact's own, with its counts."""
+    division = Division(set(), None)
+    if config.share != "all":
+        labels = _labels(place, parts)
+        division = divide(labels, config.validation_share, config.labelled_per_class, config.seed)
+    written: list[Part] = []
+    bad, counts = Counter[str](), Counter[int]()
+    for part, table in rearranged(config, place, parts, _side(config, division)):
+        written.append(part)
         bad.update(_reasons(table))
-        kept.append(publish_part(place.folder, f"part-{number:05d}.parquet", to_bytes(table, IMAGES), table.num_rows))
-    return kept, bad
+        counts.update(table.filter(pc.field("reason").is_null())["label"].drop_null().to_pylist())
+    if config.share == "unlabelled":
+        return Written(tuple(written), dict(bad))
+    return Written(
+        tuple(written), dict(bad), facts | ({"class_counts": dict(sorted(counts.items()))} if counts else {})
+    )
+
+
+def _side(config: PrepareConfig, division: Division) -> Keep:
+    """What leaves the rows of one side; undecodable images stay with training, or with the unlabelled if there are."""
+    validation, labelled = (_ids(division.validation), _ids(division.labelled or set()))
+    in_validation, in_labelled = (pc.field("image_id").isin(ids) for ids in (validation, labelled))
+    if config.share == "all":
+        return lambda table: table
+    if config.share == "validation":
+        return lambda table: table.filter(in_validation)
+    if division.labelled is None:
+        return lambda table: table.filter(~in_validation)
+    if config.share == "training":
+        return lambda table: table.filter(in_labelled)
+    return lambda table: _without_labels(table.filter(~in_validation & ~in_labelled))
+
+
+def _ids(found: set[bytes]) -> pa.Array:
+    return pa.array(sorted(found), IMAGES.field("image_id").type)
+
+
+def _without_labels(table: pa.Table) -> pa.Table:
+    labels = pa.nulls(table.num_rows, pa.int32())
+    return table.set_column(table.schema.get_field_index("label"), "label", labels)
 
 
 def _reasons(table: pa.Table) -> list[str]:

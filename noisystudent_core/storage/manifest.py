@@ -13,18 +13,23 @@ from noisystudent_core.errors import CorruptArtifactError, ManifestVersionError,
 from noisystudent_core.storage.digests import digest, digest_of
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.sources import file_digest, source_digest
+from noisystudent_core.storage.trees import tree_digest
 
 FORMAT = 1
 NAME = "manifest.json"
 
-KINDS = {  # of the artifact that an input must be, by what stages call it
+OR = " or "  # between kinds that do equally
+KINDS = {  # of the artifact that an input must be, by the first word of what stages call it
     "checkpoint": "checkpoints",
+    "evaluation": "evaluations",
     "initial": "checkpoints",
     "exclusions": "exclusions",
+    "corrupted": "corrupted",
+    "fingerprints": "fingerprints",
     "predictions": "predictions",
     "validation_predictions": "predictions",
     "selection": "selection",
-    "images": "images",
+    "images": f"images{OR}selected_images",
     "validation_images": "images",
     "labelled": "images",
     "unlabelled": "images",
@@ -71,7 +76,7 @@ class Artifact:
 
     @classmethod
     def open(cls, url: str, kind: str | None = None) -> "Artifact":
-        """Open the artifact at `url`, of `kind` where that is given.
+        """Open the artifact at `url`, of `kind` where that is given ("this or that").
 
         Raises `SourceError` where no manifest is, or one of another kind, `ManifestVersionError` where it is newer.
         """
@@ -80,7 +85,7 @@ class Artifact:
             manifest = parse(folder.read(NAME), url)
         except FileNotFoundError:
             raise SourceError(f"{url}: no {NAME} there, so no finished artifact; run the stage that makes it") from None
-        if kind is not None and manifest.kind != kind:
+        if kind is not None and manifest.kind not in kind.split(OR):
             raise SourceError(f"{url}: holds {manifest.kind}, must hold {kind}; give the folder of such an artifact")
         return cls(folder, manifest)
 
@@ -123,7 +128,8 @@ def stage_key(config: StageSettings, input_digests: Mapping[str, str]) -> str:
 
 
 def input_digests(inputs: Inputs) -> dict[str, str]:
-    """Content digest of each input artifact; of the raw inputs, `source` and `weights`, the digest of their listing.
+    """Content digest of each input artifact; of the raw inputs, `source`, `weights`, `folder` and
+    `frost`, the digest of their listing.
 
     Raises `SourceError` for an input that is missing or of another kind than its name asks for.
     """
@@ -136,8 +142,10 @@ def _input_digest(name: str, url: str) -> str:
             return source_digest(url)
         case "weights":
             return file_digest(url)
+        case "folder" | "frost":
+            return tree_digest(url)
         case _:
-            return Artifact.open(url, KINDS[name]).manifest.content_digest
+            return Artifact.open(url, KINDS[name.partition(" ")[0]]).manifest.content_digest
 
 
 def artifact_url(config: StageSettings, digests: Mapping[str, str], root: str) -> str:
@@ -150,9 +158,12 @@ def finished(url: str) -> Manifest | None:
 
     Raises `CorruptArtifactError` where a manifest stands but its parts do not.
     """
-    if not Folder.at(url).exists(NAME):
+    folder = Folder.at(url)
+    try:
+        data = folder.read(NAME)
+    except FileNotFoundError:
         return None
-    artifact = Artifact.open(url)
+    artifact = Artifact(folder, parse(data, url))
     artifact.check_sizes()
     return artifact.manifest
 
@@ -182,8 +193,8 @@ def publish_manifest(
         inputs=dict(digests),
         versions=_versions(),
     )
-    Folder.at(url).publish(NAME, (manifest.model_dump_json(indent=1) + "\n").encode())
-    return Artifact.open(url).manifest
+    folder, data = Folder.at(url), (manifest.model_dump_json(indent=1) + "\n").encode()
+    return parse(data if folder.publish(NAME, data) else folder.read(NAME), url)
 
 
 def publish_part(folder: Folder, path: str, data: bytes, num_rows: int) -> Part:

@@ -1,28 +1,42 @@
 """Sources of images as their owner keeps them: files on any fsspec file system, known by their listing."""
 
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from fsspec import AbstractFileSystem
-from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
-from noisystudent_core.errors import ConfigurationError, SourceError
+from noisystudent_core.errors import AccessError, SourceError
 from noisystudent_core.storage.digests import digest_of
-from noisystudent_core.storage.filesystem import refuse_secrets
+from noisystudent_core.storage.filesystem import open_url
+from noisystudent_core.storage.listing import (
+    TORCHVISION,
+    Entry,
+    addresses,
+    as_folder,
+    entries_of,
+    stamp_of,
+    torchvision_name,
+)
 
-SUFFIX = ".parquet"
+WHAT = (
+    "no *.parquet file there, nor *.tar, *-ubyte, *.csv or images; of tables `image` and, where known, `label` columns "
+    "are read"
+)
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a source; `stamp` is its etag or modification time, `name` its path below the source."""
+    """One file of a source, or one folder of images; `stamp` is its etag or time, `name` its path below the source."""
 
     fs: AbstractFileSystem
     path: str
     name: str
     num_bytes: int
     stamp: str
+    kind: str = "parquet"  # of `listing.KINDS`, or "folder" of images, "part" of an artifact, "torchvision"
 
     @property
     def digest(self) -> str:
@@ -31,21 +45,35 @@ class SourceFile:
 
 
 def list_source(url: str) -> list[SourceFile]:
-    """The Parquet files at `url` (a file, a folder, or a glob), in name order.
+    """The files at `url` (a file, a folder, a glob, with braces, or several of them, one a line), in name order.
 
+    Images in folders come folder by folder, a torchvision set (`torchvision:NAME?root=FOLDER&split=train`) whole.
     Raises `SourceError` where nothing is there or a file has no bytes, `ConfigurationError` for an unknown protocol.
     """
-    refuse_secrets(url)
-    try:
-        fs, path = url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise ConfigurationError(f"{url}: {error}; file and s3 are tested") from None
-    fs.invalidate_cache()
-    entries = _entries(fs, str(path), url)
-    if not entries:
-        raise SourceError(f"{url}: no *{SUFFIX} file there; `image` and, where known, `label` columns are read")
-    base = str(path) if fs.isdir(path) else posixpath.commonpath([posixpath.dirname(e["name"]) for e in entries])
-    return [_file(fs, entry, base, url) for entry in sorted(entries, key=lambda entry: entry["name"])]
+    files: dict[str, SourceFile] = {}
+    found: list[tuple[AbstractFileSystem, list[Entry], str | None]] = []
+    for address in addresses(url):
+        if address.startswith(TORCHVISION):
+            folder = as_folder(address)
+            if folder is None:
+                name = "/".join(torchvision_name(address))  # its identity: the files are checked by torchvision
+                files[address] = SourceFile(LocalFileSystem(), address, name, 0, "", "torchvision")
+                continue
+            address = folder
+        fs, path = _opened(address)
+        with _naming(address):
+            entries, is_folder = _entries(fs, path, address)
+        if not any(entry["size"] for entry in entries if entry["kind"] == "folder") and all(
+            entry["kind"] == "folder" for entry in entries
+        ):
+            raise SourceError(f"{address}: {WHAT}")
+        found.append((fs, entries, path if is_folder else None))
+    for fs, entries, own in found:
+        base = own if own is not None and len(found) == 1 else _base(found)
+        files |= {entry["name"]: _file(fs, entry, base, url) for entry in entries}
+    if not files:
+        raise SourceError(f"{url}: names no source; give a file, a folder, or a glob")
+    return sorted(files.values(), key=lambda file: "" if file.kind == "part" else file.path)  # parts keep their order
 
 
 def source_digest(url: str) -> str:
@@ -55,34 +83,43 @@ def source_digest(url: str) -> str:
 
 def file_digest(url: str) -> str:
     """Digest of the listing of one file of any kind; raises `SourceError` where it is missing or empty."""
-    fs, path = url_to_fs(url)
-    if not fs.isfile(path):
-        raise SourceError(f"{url}: no such file; give the path of one")
-    return _file(fs, fs.info(path), posixpath.dirname(str(path)), url).digest
+    fs, path = _opened(url)
+    with _naming(url):
+        if not fs.isfile(path):
+            raise SourceError(f"{url}: no such file; give the path of one")
+        return _file(fs, fs.info(path), posixpath.dirname(path), url).digest
 
 
-def _entries(fs: AbstractFileSystem, path: str, url: str) -> list[dict[str, Any]]:
+def _opened(url: str) -> tuple[AbstractFileSystem, str]:
+    fs, path = open_url(url)
+    fs.invalidate_cache()
+    return fs, path
+
+
+@contextmanager
+def _naming(url: str) -> Iterator[None]:
+    """Say which source cannot be listed, but for a bucket that may answer later."""
     try:
-        if "*" in path:
-            matches = _details(fs.glob(path, detail=True)).values()
-            return [entry for entry in matches if entry["type"] != "directory"]
-        if fs.isfile(path):
-            return [fs.info(path)]
-        found = _details(fs.find(path, detail=True))
-    except (FileNotFoundError, PermissionError) as error:
+        yield
+    except (FileNotFoundError, PermissionError, AccessError) as error:
         raise SourceError(f"{url}: cannot be listed ({error})") from None
-    if not found and not fs.exists(path):
+
+
+def _entries(fs: AbstractFileSystem, path: str, url: str) -> tuple[list[Entry], bool]:
+    entries, is_folder = entries_of(fs, path)
+    if not entries and is_folder and not fs.exists(path):
         raise SourceError(f"{url}: does not exist; give a Parquet file, a folder of them, or a glob")
-    return [entry for name, entry in found.items() if name.endswith(SUFFIX)]
+    return entries, is_folder
 
 
-def _details(listing: Any) -> dict[str, dict[str, Any]]:
-    """fsspec types a listing with details as a plain list."""
-    return listing
+def _base(found: list[tuple[AbstractFileSystem, list[Entry], str | None]]) -> str:
+    """The folder that all files of a source lie below."""
+    return posixpath.commonpath([posixpath.dirname(entry["name"]) for _, entries, _ in found for entry in entries])
 
 
-def _file(fs: AbstractFileSystem, entry: dict[str, Any], base: str, url: str) -> SourceFile:
-    if not entry["size"]:
+def _file(fs: AbstractFileSystem, entry: Entry, base: str, url: str) -> SourceFile:
+    kind, is_folder = entry.get("kind", "parquet"), entry.get("kind") == "folder"
+    if not entry["size"] and not is_folder:
         raise SourceError(f"{url}: {entry['name']} has no bytes; remove it or copy it again")
-    stamp = entry.get("ETag") or entry.get("mtime") or entry.get("created")
-    return SourceFile(fs, entry["name"], posixpath.relpath(entry["name"], base), entry["size"], str(stamp))
+    name = posixpath.relpath(entry["name"], base) + "/" * is_folder
+    return SourceFile(fs, entry["name"], name, entry["size"], stamp_of(entry), kind)

@@ -40,6 +40,8 @@ def open_streams(
 ) -> Iterator[Streams]:
     """The streams of {"labelled"} and, for a student, {"images", "selection", "predictions"}, while the block lasts.
 
+    Images that are `selected_images` come without a selection.
+
     Raises `ConfigurationError` for inputs that are not those of `config.pseudo_labels`, and where the images are to be
     resident and do not fit.
     """
@@ -50,7 +52,7 @@ def open_streams(
         labelled_stream = opener.open(labelled, labelled_order(config, labelled.part_sizes), config.noise)
         unlabelled_stream = None
         if config.pseudo_labels is not None:
-            selected = SelectedParts(inputs["images"], inputs["selection"], inputs["predictions"], opener.read)
+            selected = SelectedParts(inputs["images"], inputs.get("selection"), inputs["predictions"], opener.read)
             order = unlabelled_order(config, selected.part_sizes, selected.copies)
             unlabelled_stream = opener.open(selected, order, config.pseudo_labels.noise or config.noise)
         yield Streams(labelled_stream, unlabelled_stream, sum(labelled.part_sizes))
@@ -105,8 +107,15 @@ def _num_workers(config: FitConfig, share: Share) -> int:
 
 def _check(config: FitConfig, inputs: Inputs) -> None:
     given = {"images", "selection", "predictions"} & set(inputs)
-    if len(given) != (0 if config.pseudo_labels is None else 3):
+    needed = set() if config.pseudo_labels is None else {"images", "selection", "predictions"}
+    if config.pseudo_labels and "images" in given and _is_materialised(inputs["images"]):
+        needed = {"images", "predictions"}
+    if given != needed:
         raise ConfigurationError(
             f"fit is given {sorted(given)} and pseudo_labels={config.pseudo_labels}: a student needs images, "
-            "selection, predictions and pseudo_labels, a teacher none of them"
+            "selection (none for selected_images), predictions and pseudo_labels, a teacher none of them"
         )
+
+
+def _is_materialised(url: str) -> bool:
+    return Artifact.open(url).manifest.kind == "selected_images"

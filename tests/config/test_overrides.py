@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from noisystudent_core.config import apply_overrides, parse_assignments, validated
+from noisystudent_core.config import NoisyStudentConfig, apply_overrides, parse_assignments, validated
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.recipes import digits
 
@@ -92,4 +92,4 @@ def test_assignment_without_key_or_sign_is_refused(word: str) -> None:
 
 
 def test_validated_reads_what_a_configuration_dumps() -> None:
-    assert validated(digits().model_dump(mode="json")) == digits()
+    assert validated(digits().model_dump(mode="json"), NoisyStudentConfig) == digits()

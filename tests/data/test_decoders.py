@@ -101,7 +101,7 @@ def test_death_of_a_process_is_an_error_and_death_of_the_fit_the_end_of_all(pict
     assert len(pids) == 3 and not are_gone(pids)
     os.kill(pids[1], signal.SIGKILL)
     assert ours.poll(20)
-    assert ours.recv().startswith("a decoding process ended over 1 images; lower execution.num_workers=2 if memory")
+    assert ours.recv().startswith("a decoding process ended over 1 images; let there be fewer than 2 (exec")
     assert not are_gone(pids[:1]) and not are_gone(pids[2:])
     os.kill(process.pid, signal.SIGKILL)
     end = time.monotonic() + 20

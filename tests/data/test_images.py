@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 from typing import Any
 
@@ -88,15 +89,17 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(kind: str) -> None:
     assert torch.equal(image[0], torch.from_numpy(np.rint(levels / 257).astype(np.uint8)))
 
 
-def test_sixteen_bit_colour_is_scaled() -> None:
-    # Pillow writes no 16-bit colour: a PNG by hand, one row of three pixels
+def png_by_hand(header: bytes, body: bytes) -> bytes:
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_is_scaled() -> None:
     values = [0, 257, 65535, 40000, 30000, 20000, 128, 129, 1000]
     row = b"\0" + struct.pack(">9H", *values)
-    header = struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    data = png_by_hand(struct.pack(">IIBBBBB", 3, 1, 16, 2, 0, 0, 0), zlib.compress(row))  # Pillow writes no such
     grey_levels = decode_image(data).permute(1, 2, 0).flatten().tolist()
     assert grey_levels == pytest.approx([value / 257 for value in values], abs=1)
 
@@ -156,6 +159,23 @@ def test_damaged_png_is_undecodable() -> None:
 def test_too_many_pixels_by_the_header(data: bytes) -> None:
     assert reason_of(data, max_pixels=40 * 56 - 1) == "too_many_pixels"
     assert decode_image(data, max_pixels=40 * 56).shape == (3, 40, 56)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_picture_of_30000_px_a_side_is_refused_by_its_header(kind: str) -> None:
+    if kind == "PNG":
+        rows = bytes(30_000 * (1 + 30_000 // 8))  # complete: 900 million pixels of one bit
+        bomb = png_by_hand(struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0), zlib.compress(rows, level=1))
+        assert len(bomb) < 1_000_000
+    else:
+        at = JPEG.index(b"\xff\xc0") + 5
+        bomb = JPEG[:at] + struct.pack(">HH", 30_000, 30_000) + JPEG[at + 4 :]
+    tracemalloc.start()
+    assert reason_of(bomb) == "too_many_pixels"
+    pixels, reasons = decode_batch([PNG, bomb], 32)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+    assert reasons == [None, "too_many_pixels"] and not pixels[1].any()
 
 
 def test_decompression_bomb_is_refused_before_decoding() -> None:

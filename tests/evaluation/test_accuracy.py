@@ -4,26 +4,14 @@ import math
 
 import pytest
 import torch
-from torch import Tensor, nn
 
+from noisystudent_core.errors import DataError, LabelError
 from noisystudent_core.evaluation import accuracy
-
-
-class Table(nn.Module):
-    """A net that knows its answers: an image's first pixel is the row of the logits."""
-
-    def __init__(self, logits: list[list[float]]) -> None:
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.logits[images[:, 0, 0, 0].long()]
+from tests.evaluation.tabled import Table, batches
 
 
 def measure(logits: list[list[float]], labels: list[int], batch_size: int = 2) -> dict[str, float]:
-    images = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1)
-    batches = zip(images.split(batch_size), torch.tensor(labels).split(batch_size), strict=True)
-    return dict(accuracy.run(Table(logits), batches))
+    return dict(accuracy.run(Table(logits), batches(torch.tensor(labels), batch_size)))
 
 
 SIX = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]  # classes in order of their score
@@ -56,5 +44,12 @@ def test_a_net_that_diverged_is_never_right() -> None:
     assert (found["top1"], found["top5"]) == (0.0, 0.0)
 
 
-def test_no_images_yield_nothing() -> None:
-    assert dict(accuracy.run(Table([[0.0]]), [])) == {}
+def test_no_images_are_an_error() -> None:
+    with pytest.raises(DataError, match=r"^0 images: there is nothing to measure; at least 1 must"):
+        dict(accuracy.run(Table([[0.0]]), []))
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_out_of_range_are_named(label: int) -> None:
+    with pytest.raises(LabelError, match=rf"^label {label}: must be 0 to 2, the classes of the net; give a model"):
+        measure([SIX[:3]] * 2, [0, label])

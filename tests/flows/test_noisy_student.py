@@ -25,13 +25,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TaskRunResult
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from noisystudent_core import stages
-from noisystudent_core.config import NoisyStudentConfig, StageSettings
+from noisystudent_core.evaluation import report
 from noisystudent_core.models import checkpoints
 from noisystudent_core.recipes import EXAMPLES
-from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
+from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.verify import artifact_urls
 from tasks import progress, servers
+from tests.flows.in_order import algorithm_1
 from tests.flows.world import (
     SIZES,
     World,
@@ -48,13 +48,21 @@ from tests.flows.world import (
 
 MODEL = "noisy-student-digits"
 STAGES = {
-    *("prepare labelled", "prepare unlabelled", "prepare validation", "prepare test", "exclusions"),
+    *("prepare labelled", "prepare unlabelled", "prepare validation", "prepare test"),
+    *("fingerprint unlabelled", "exclusions"),
     *("fit teacher", "fit baseline 1", "fit student 1", "select"),
     *("label by selector", "label by selector, validation", "label by teacher 1"),
     *("evaluate teacher on validation", "evaluate teacher on test", "evaluate baseline 1 on test"),
     *("evaluate student 1 on validation", "evaluate student 1 on test"),
+    *("corruptions of test", "perturbations of test"),
+    *(
+        f"evaluate {role} on test, {suite}"
+        for role in ("teacher", "student 1", "baseline 1")
+        for suite in ("corruptions", "perturbations", "adversarial")
+    ),
 }
-PLANS = {f"plan labelling by {role}" for role in ("selector", "selector, validation", "teacher 1")}
+LABELLINGS = {f"label by {role}" for role in ("selector", "selector, validation", "teacher 1")}
+PLANS = {f"plan: {name}" for name in {"fingerprint unlabelled", *LABELLINGS}}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +130,7 @@ def test_every_stage_is_a_task_that_can_be_retried(rows: list[dict[str, Any]]) -
     assert set(names) == STAGES | PLANS | groups | {"report", "publish"}
     assert names["label by selector: a group"] == 4
     assert {run.state_name for run in runs} == {"Completed"}
-    assert {run.empirical_policy.retries for run in runs} == {3}
+    assert {run.empirical_policy.retries for run in runs} == {3, 8}  # of groups more, see tasks.by_part
 
 
 def test_tasks_wait_for_what_they_read(rows: list[dict[str, Any]]) -> None:
@@ -137,15 +145,16 @@ def test_tasks_wait_for_what_they_read(rows: list[dict[str, Any]]) -> None:
 def test_tables_are_in_the_ui(rows: list[dict[str, Any]]) -> None:
     run = flow_runs()[0]
     (iterations,) = artifacts(run, "iterations")
-    assert json.loads(iterations.data) == rows
+    shown = (*report.columns(rows), "checkpoint")
+    assert json.loads(iterations.data) == [{name: row[name] for name in shown} for row in rows]
     (thresholds,) = artifacts(run, "thresholds")
     table = json.loads(thresholds.data)
     assert {0.0, 0.3, 0.6, 0.99} <= {row["threshold"] for row in table}
     assert table[0]["validation_precision"] is not None
     (classes,) = artifacts(run, "classes")
     assert sum(row["copies"] for row in json.loads(classes.data)) <= 10 * 30
-    (report,) = artifacts(run, "report")
-    assert report.data.startswith("# digits, seed 1")
+    (page,) = artifacts(run, "report")
+    assert page.data.startswith("# digits, seed 1")
 
 
 def test_a_long_stage_shows_how_far_it_is(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +187,7 @@ def test_a_parent_run_and_a_child_for_each_stage(world: World, rows: list[dict[s
     top, runs = parent(world.tracking), all_runs(world.tracking)
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == top.info.run_id]
     assert len(children) == len(runs) - 1
-    assert {run.info.run_name for run in children} == STAGES | {"publish"}
+    assert {run.info.run_name for run in children} == STAGES | {"report", "publish"}
     keys = [run.data.tags["noisy_student.stage"] for run in children]
     assert len(set(keys)) == len(keys)
     assert {url.rpartition("/")[2] for url in artifact_urls(world.root)} >= {key for key in keys if " " not in key}
@@ -247,41 +256,6 @@ def test_stages_in_the_flow_s_order_give_the_flow_s_artifacts(
 ) -> None:
     algorithm_1(world.config(), s3_root)
     assert contents(s3_root) == contents(world.root)
-
-
-def algorithm_1(config: NoisyStudentConfig, root: str) -> None:
-    """The flow's stages in the flow's order, called one after another."""
-
-    def run(call: str, settings: StageSettings, **inputs: str) -> str:
-        stage: Any = getattr(stages, call)
-        stage(settings, inputs, root)
-        return artifact_url(settings, input_digests(inputs), root)
-
-    data = {split: run("prepare", config.prepare(split), source=str(config.source(split))) for split in SIZES}
-    labelled = {"labelled": data["labelled"], "validation": data["validation"]}
-    evaluation = {"validation": data["validation"], "test": data["test"]}
-    exclusions = run("exclusions", config.exclusions(), unlabelled=data["unlabelled"], **evaluation)
-    teacher = run("fit", config.fit_teacher(), **labelled)
-    for benchmark, images in evaluation.items():
-        run("evaluate", config.evaluate(benchmark), checkpoint=teacher, images=images)
-    selection = run(
-        "select",
-        config.select(),
-        predictions=run("predict", config.predict("label"), checkpoint=teacher, images=data["unlabelled"]),
-        images=data["unlabelled"],
-        exclusions=exclusions,
-        labelled=data["labelled"],
-        validation_predictions=run("predict", config.predict("label"), checkpoint=teacher, images=data["validation"]),
-        validation_images=data["validation"],
-    )
-    for i in config.student_iterations:
-        baseline = run("fit", config.fit_baseline(i), **labelled)
-        run("evaluate", config.evaluate("test"), checkpoint=baseline, images=data["test"])
-        selected = {"images": data["unlabelled"], "selection": selection}
-        pseudo = run("predict", config.teach(i), checkpoint=teacher, **selected)
-        teacher = run("fit", config.fit_student(i), **labelled, **selected, predictions=pseudo)
-        for benchmark, images in evaluation.items():
-            run("evaluate", config.evaluate(benchmark), checkpoint=teacher, images=images)
 
 
 # wrong settings

@@ -1,13 +1,12 @@
 """Histograms are exact at their edges and find the bin in which a class reaches its target."""
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from noisystudent_core.pseudo_labels.histogram import ConfidenceHistogram, fine_edges, id_words, ids_of
+from noisystudent_core.pseudo_labels.histogram import ConfidenceHistogram, fine_edges
 
 CONFIDENCES = arrays.arrays(np.float32, st.integers(1, 60), elements=st.floats(0, 1, width=32))
 
@@ -63,11 +62,29 @@ def test_a_threshold_between_edges_is_refused() -> None:
         ConfidenceHistogram([0.1, 0.2]).num_above(0.15)
 
 
+EDGES = arrays.arrays(np.float32, st.integers(1, 40), elements=st.floats(-1, 2, width=32))
+
+
 @settings(deadline=None)
-@given(st.lists(st.binary(min_size=16, max_size=16), unique=True))
-def test_words_of_ids_order_as_the_ids_do(ids: list[bytes]) -> None:
-    chunked = pa.chunked_array([pa.array([b"\0" * 16, *ids], pa.binary(16))[1:], pa.array([], pa.binary(16))])
-    words = id_words(chunked)
-    assert ids_of(words["high"].to_numpy(), words["low"].to_numpy()).to_pylist() == ids
-    order = np.lexsort((words["low"].to_numpy(), words["high"].to_numpy()))
-    assert [ids[place] for place in order] == sorted(ids)
+@given(EDGES, EDGES)
+def test_a_bin_is_the_number_of_edges_below(edges: np.ndarray, confidence: np.ndarray) -> None:
+    histogram = ConfidenceHistogram(edges)
+    confidence = np.concatenate(
+        [confidence, edges, np.nextafter(edges, np.float32(9)), np.nextafter(edges, np.float32(-9))]
+    )
+    assert histogram.bins(confidence).tolist() == [int((np.unique(edges) < one).sum()) for one in confidence]
+
+
+def test_the_limit_is_the_end_of_the_highest_bin_with_an_image() -> None:
+    histogram = ConfidenceHistogram([0.2, 0.4, 0.6])
+    histogram.add(np.array([1, 0]), np.array([0.1, 0.25], np.float32))
+    assert histogram.limit == np.float32(0.4)
+
+
+def test_merged_histograms_count_what_each_has_counted() -> None:
+    whole = ConfidenceHistogram([0.5])
+    for label, confidence in (0, 0.7), (2, 0.1):
+        part = whole.empty()
+        part.add(np.array([label]), np.array([confidence], np.float32))
+        whole.merge(part)
+    assert whole.counts_CB.tolist() == [[0, 1], [0, 0], [1, 0]]

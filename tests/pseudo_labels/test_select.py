@@ -14,16 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from noisystudent_core.config.settings import (
-    ExclusionsConfig,
-    IngestConfig,
-    PredictConfig,
-    PrepareConfig,
-    StageSettings,
-)
+from noisystudent_core.config.data import ExclusionsConfig, IngestConfig, PrepareConfig
+from noisystudent_core.config.settings import PredictConfig, StageSettings
 from noisystudent_core.data.schemas import EXCLUSIONS, IMAGES, PREDICTIONS, SELECTION, from_bytes, to_bytes
 from noisystudent_core.errors import ConfigurationError, DataError, LabelError
-from noisystudent_core.pseudo_labels import select as module
+from noisystudent_core.pseudo_labels import buckets, predicted
 from noisystudent_core.pseudo_labels.select import select
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Manifest, publish_manifest, publish_part
@@ -107,7 +102,7 @@ def hash_of(image: bytes, seed: int) -> int:
 
 
 def filtered(rows: Sequence[Row], exclusions: Mapping[bytes, str], threshold: float) -> tuple[list[Row], Counter[str]]:
-    """The rules in plain Python, one image at a time; the oracle's first half."""
+    """The rules in plain Python, one row at a time; the oracle's first half."""
     drops: Counter[str] = Counter()
     best: dict[bytes, Row] = {}
     for row in rows:
@@ -117,13 +112,13 @@ def filtered(rows: Sequence[Row], exclusions: Mapping[bytes, str], threshold: fl
             drops["not_finite"] += 1
         elif row.image_id in exclusions:
             drops[exclusions[row.image_id]] += 1
+        elif np.float32(row.confidence) <= np.float32(threshold):
+            drops["below_threshold"] += 1
         else:
             drops["repeated"] += row.image_id in best
             rivals = (row, best.get(row.image_id, row))
             best[row.image_id] = min(rivals, key=lambda rival: (-np.float32(rival.confidence), rival.label))
-    kept = [row for row in best.values() if np.float32(row.confidence) > np.float32(threshold)]
-    drops["below_threshold"] = len(best) - len(kept)
-    return kept, drops
+    return list(best.values()), drops
 
 
 def balanced(rows: Sequence[Row], target: int, max_copies: int | None, seed: int) -> list[tuple[Row, int]]:
@@ -175,8 +170,8 @@ def test_any_order_and_split_gives_what_the_oracle_gives(
         with pytest.raises(DataError, match="is selected"):
             run(parts, exclusions=write_exclusions(exclusions), **options)
         return
-    compact = data.draw(st.sampled_from([1, 5, module.COMPACT_ROWS]))
-    with patch.object(module, "COMPACT_ROWS", compact), patch.object(module, "ROWS_PER_PART", 7):
+    batch_rows, bucket_rows = (data.draw(st.sampled_from([1, 5, 2**20])) for _ in range(2))
+    with patch.object(predicted, "BATCH_ROWS", batch_rows), patch.object(buckets, "BUCKET_ROWS", bucket_rows):
         selection, manifest = run(parts, exclusions=write_exclusions(exclusions), **options)
     assert [tuple(row.values())[:4] for row in selection] == expected
     assert manifest.drops == drops

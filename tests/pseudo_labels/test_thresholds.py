@@ -7,7 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from noisystudent_core.config.settings import PredictConfig, PrepareConfig, StageSettings
+from noisystudent_core.config.data import PrepareConfig
+from noisystudent_core.config.settings import PredictConfig, StageSettings
 from noisystudent_core.data.schemas import IMAGES, PREDICTIONS, to_bytes
 from noisystudent_core.errors import DataError, LabelError
 from noisystudent_core.pseudo_labels.select import select

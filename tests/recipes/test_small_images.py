@@ -123,7 +123,7 @@ def algorithm_1(config: NoisyStudentConfig, root: str) -> list[dict[str, Any]]:
         pseudo = run("predict", config.teach(i), checkpoint=teacher, **selected)
         teacher = run("fit", config.fit_student(i), **labelled, **selected, predictions=pseudo)
         models.append(measured(teacher))
-    return report.iterations(config, models)
+    return report.iterations(models)
 
 
 def test_cifar10_runs_from_files_to_the_table(tmp_path: Path) -> None:

@@ -42,7 +42,11 @@ def test_artifact_has_a_row_a_metric(small: Small, data: dict[str, str]) -> None
     artifact = Artifact.open(small.run("evaluate", EvaluateConfig(benchmark="validation"), inputs))
     (part,) = artifact.manifest.parts
     rows = from_bytes(artifact.read(part), EVALUATIONS, part.path).to_pylist()
-    assert {row["metric"]: row["value"] for row in rows} == artifact.manifest.facts["metrics"]
+    found, facts = {row["metric"]: row["value"] for row in rows}, artifact.manifest.facts
+    assert {metric: value for metric, value in found.items() if "/" not in metric} == facts["metrics"]
+    assert facts["arrays"]["class_images"] == {"axes": ["class"], "values": [3, 3, 3]}
+    assert [found[f"class_images/{label}"] for label in range(3)] == [3, 3, 3]
+    assert {"top1", "loss", "macro_f1", "ece"} == facts["metrics"].keys()
     (shared,) = {(row["model"], row["benchmark"], row["num_images"]) for row in rows}
     assert shared == (Artifact.open(inputs["checkpoint"]).manifest.content_digest, "validation", 9)
 

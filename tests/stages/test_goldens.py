@@ -24,6 +24,7 @@ import pytest
 import torch
 
 from noisystudent_core.config import EvaluateConfig, ExclusionsConfig, OptimizerConfig, PseudoLabelConfig, settings
+from noisystudent_core.config import data as data_settings
 from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import HISTORY, PREDICTIONS, distributions, from_bytes, to_bytes
 from noisystudent_core.models import checkpoints
@@ -35,12 +36,12 @@ from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, SELECT, Small
 FILE = Path(__file__).with_name("goldens.json")
 SIZES = {"labelled": 12, "unlabelled": 30, "validation": 9, "test": 9}
 VERSIONS = {
-    "prepare": settings.PrepareConfig.version,
-    "exclusions": settings.ExclusionsConfig.version,
+    "prepare": data_settings.PrepareConfig.version,
+    "exclusions": data_settings.ExclusionsConfig.version,
     "select": settings.SelectConfig.version,
     "fit": settings.FitConfig.version,
     "predict": settings.PredictConfig.version,
-    "evaluate": settings.EvaluateConfig.version,
+    "evaluate": EvaluateConfig.version,
 }
 TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4}  # probabilities are stored as float16
 # a teacher with batch norm and a student without, slow enough that rounding does not grow: 1e-5 without MKL-DNN

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from noisystudent_core import stages
-from noisystudent_core.config import InputNoise, PredictConfig, TeacherNoise
+from noisystudent_core.config import IngestConfig, InputNoise, PredictConfig, PrepareConfig, TeacherNoise
 from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
-from noisystudent_core.data.schemas import PREDICTIONS, distributions, from_bytes
-from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
-from noisystudent_core.storage.manifest import Artifact
-from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, Small, Told, stored
+from noisystudent_core.data.schemas import IMAGES, PREDICTIONS, distributions, from_bytes, to_bytes
+from noisystudent_core.errors import BadImagesError, ConfigurationError
+from noisystudent_core.storage.filesystem import Folder
+from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, STUDENT, Small, Told, stored
 
 WriteSources = Callable[[str], dict[str, str]]
 INPUT_NOISE = InputNoise(dialect="torchvision", num_ops=1, magnitude=9, crop="resized", flip=True)
@@ -45,7 +46,7 @@ def test_every_image_has_a_label_in_the_order_of_its_part(inputs: dict[str, str]
     manifest = stages.predict(LABELS, inputs, root)
     found, images = Artifact.open(f"{root}/predictions/{manifest.key}"), Artifact.open(inputs["images"])
     assert manifest.num_rows == 30
-    assert manifest.facts == {"image_parts": [0, 1, 2], "num_classes": 3}
+    assert manifest.facts == {"image_parts": [0, 1, 2], "num_classes": 3, "set_aside": []}
     for part, image_part in zip(manifest.parts, images.manifest.parts, strict=True):
         rows = from_bytes(found.read(part), PREDICTIONS, part.path)
         assert rows["image_id"].equals(read_images(images, image_part, ["image_id"])["image_id"])
@@ -64,11 +65,11 @@ def test_of_an_appended_part_only_that_part_is_labelled(
 
     write_source(str(folder / "b.parquet"), [picture(number) for number in range(20, 27)])
     second = first | {"images": small.prepare(str(folder), labelled=False)}
-    assert stages.plan_predictions(LABELS, second, small.root, num_groups=8) == [[2]]
+    assert plan(second, small.root, 8) == [[2]]
     told = Told([])
     manifest = stages.predict(LABELS, second, small.root, told)
     assert [fields for event, fields in told.events if event == "progress"] == [
-        {"done": 7, "total": 7, "unit": "images"}
+        {"done": 7, "total": 7, "unit": "images", "parts": 1}
     ]
     after = predictions(small.root)
     assert {path: file for path, file in after.items() if path in before} == before  # neither written nor touched
@@ -76,14 +77,29 @@ def test_of_an_appended_part_only_that_part_is_labelled(
     assert manifest.num_rows == 27
 
 
+def _damage(url: str) -> None:
+    """Change one bit of the second of an artifact's parts."""
+    images = Artifact.open(url)
+    file = Path(images.url, images.manifest.parts[1].path).resolve()
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def plan(inputs: dict[str, str], root: str, num_groups: int) -> list[list[int]]:
+    groups = stages.plan_predict(LABELS, inputs, root, num_groups=num_groups)
+    assert all(group["num_images"] > 0 for group in groups)
+    return [group["parts"] for group in groups]
+
+
 def test_groups_share_out_what_is_missing(inputs: dict[str, str], root: str) -> None:
-    assert stages.plan_predictions(LABELS, inputs, root, num_groups=2) == [[0, 2], [1]]
-    assert stages.plan_predictions(LABELS, inputs, root, num_groups=500) == [[0], [1], [2]]
+    assert plan(inputs, root, 2) == [[0, 2], [1]]
+    assert plan(inputs, root, 500) == [[0], [1], [2]]
     assert stages.predict_group(LABELS, inputs, root, parts=[1]) == 10
     assert stages.predict_group(LABELS, inputs, root, parts=[1]) == 0
-    assert stages.plan_predictions(LABELS, inputs, root, num_groups=2) == [[0], [2]]
+    assert plan(inputs, root, 2) == [[0], [2]]
     stages.predict(LABELS, inputs, root)
-    assert stages.plan_predictions(LABELS, inputs, root, num_groups=2) == []
+    assert plan(inputs, root, 2) == []
 
 
 @pytest.mark.parametrize("groups", [[[0, 1, 2]], [[2], [0], [1]], [[1, 2], [0, 1]], [[1]], []])
@@ -144,31 +160,45 @@ def _by_id(artifact: Artifact) -> Mapping[bytes, list[float]]:
     return {row["image_id"]: row["probabilities"] for table in tables for row in table.to_pylist()}
 
 
-def test_changed_image_part_is_found_before_it_is_labelled(inputs: dict[str, str], root: str) -> None:
-    images = Artifact.open(inputs["images"])
-    file = Path(images.url, images.manifest.parts[1].path).resolve()
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(CorruptArtifactError, match=r"part .*part-00001\.parquet has digest"):
+def test_changed_image_part_costs_no_other(inputs: dict[str, str], root: str) -> None:
+    _damage(inputs["images"])
+    with pytest.raises(BadImagesError, match=r"10 of 30 .* max_missing=0.01 .*part-00001\.parquet has digest"):
         stages.predict(LABELS, inputs, root)
-    assert len(predictions(root)) == 1  # what came before it stays
+    assert len(predictions(root)) == 2
 
 
-def test_an_empty_part_of_a_split_is_labelled(small: Small, picture: Any, write_source: Any, tmp_path: Path) -> None:
-    labels = [0, 1, 2] * 20  # six parts, and one validation image a class
-    images = [picture(number, label) for number, label in enumerate(labels)]
-    source = write_source(str(tmp_path / "labelled.parquet"), images, labels)
-    split = {
-        share: small.prepare(source, labelled=True, share=share, validation_share=0.05)
-        for share in ("training", "validation")
-    }
-    teacher = small.teacher({"labelled": split["training"], "validation": split["validation"]})
-    validation = Artifact.open(split["validation"]).manifest
-    assert (len(validation.parts), validation.num_rows) == (6, 3)
-    manifest = stages.predict(LABELS, {"checkpoint": teacher, "images": split["validation"]}, small.root)
-    assert [part.num_rows for part in manifest.parts] == [part.num_rows for part in validation.parts]
-    assert 0 in [part.num_rows for part in manifest.parts]
+@pytest.mark.parametrize("mode", ["resident", "streaming"])
+def test_a_student_learns_from_what_its_teacher_could_label(
+    small: Small, data: dict[str, str], inputs: dict[str, str], mode: Any
+) -> None:
+    selected = {"images": data["unlabelled"], "selection": small.selection(data, inputs["checkpoint"])}
+    _damage(data["unlabelled"])
+    lenient = DISTRIBUTIONS.model_copy(update={"max_missing": 1.0})
+    labelled = small.run("predict", lenient, {"checkpoint": inputs["checkpoint"], **selected})
+    manifest = Artifact.open(labelled).manifest
+    assert [aside["reason"].split(":")[0] for aside in manifest.facts["set_aside"]] == ["CorruptArtifactError"]
+    missing = manifest.parts[1].num_rows
+    assert manifest.drops == {"set_aside": missing}
+    rows = from_bytes(Artifact.open(labelled).read(manifest.parts[1]), distributions(3), "it")
+    assert rows["reason"].null_count == 0
+    assert rows["label"].null_count == missing
+
+    execution = STUDENT.execution.model_copy(update={"data": mode, "num_workers": 0})
+    fit = STUDENT.model_copy(update={"execution": execution})
+    inputs = {"labelled": data["labelled"], "validation": data["validation"], **selected, "predictions": labelled}
+    assert Artifact.open(small.run("fit", fit, inputs)).manifest.facts["num_parameters"] > 0
+
+
+def test_a_part_without_rows_is_labelled(inputs: dict[str, str], small: Small) -> None:
+    images, url = Artifact.open(inputs["images"]), f"{small.root}/images/by-hand"
+    first = read_images(images, images.manifest.parts[0], IMAGES.names)
+    parts = tuple(
+        publish_part(Folder.at(url), f"{index}.parquet", to_bytes(table, IMAGES), len(table))
+        for index, table in enumerate([first, first.slice(0, 0)])
+    )
+    publish_manifest(url, PrepareConfig(ingest=IngestConfig()), {}, parts)
+    manifest = stages.predict(LABELS, {"checkpoint": inputs["checkpoint"], "images": url}, small.root)
+    assert [part.num_rows for part in manifest.parts] == [10, 0]
 
 
 # the noised teacher (table 6)

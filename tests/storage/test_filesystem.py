@@ -64,6 +64,28 @@ def test_what_is_not_there_is_said_so(any_root: str) -> None:
         folder.read("part")
 
 
+def test_many_files_come_in_order_until_one_is_missing(any_root: str) -> None:
+    folder = Folder.at(any_root)
+    for name in "abc":
+        folder.publish(name, name.encode())
+    assert list(folder.read_many("cabbac")) == [b"c", b"a", b"b", b"b", b"a", b"c"]
+    assert list(folder.read_many([])) == []
+    files = folder.read_many("abxc")
+    assert [next(files), next(files)] == [b"a", b"b"]
+    with pytest.raises(FileNotFoundError):
+        next(files)
+
+
+def test_removing_a_folder_spares_its_neighbours(any_root: str) -> None:
+    folder = Folder.at(any_root)
+    for name in ("state/a", "state/b/c", "state2", "other/a"):
+        folder.publish(name, b"data")
+    (folder / "state").remove_all()
+    (folder / "nothing").remove_all()
+    found = [name for name in ("state/a", "state/b/c", "state2", "other/a") if folder.exists(name)]
+    assert found == ["state2", "other/a"]
+
+
 def test_local_copy_holds_the_files(any_root: str) -> None:
     folder = Folder.at(any_root)
     folder.publish("config.json", b"{}")

@@ -20,8 +20,10 @@ from noisystudent_core.config import ExecutionConfig, IngestConfig, InputNoise, 
 from noisystudent_core.errors import ConfigurationError, NoisyStudentError, SourceError, WorkerDiedError
 from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
 from tasks import engines
-from tasks.engines import LocalEngine, Slots, check_engine, engine_of, opened
+from tasks.engines import LocalEngine, check_engine, engine_of, opened
+from tasks.local_engine import NO_GPU
 from tasks.processes import start_time
+from tasks.slots import Slots
 from tests.stages.small import FIT, Small
 
 LABELLED = PrepareConfig(ingest=IngestConfig(num_classes=3))
@@ -110,10 +112,12 @@ def test_results_are_values_and_workers_are_used_again(
 ) -> None:
     inputs = {"checkpoint": Small(root).teacher(fit_inputs), "images": fit_inputs["labelled"]}
     config = PredictConfig(batch_size=4)
-    assert engine.run("plan_predictions", config, inputs, root, num_groups=4) == [[0], [1]]
+    planned = engine.run("plan_predict", config, inputs, root, num_groups=4)
+    assert [group["parts"] for group in planned] == [[0], [1]]
     first = worker()
     assert engine.run("predict_group", config, inputs, root, parts=[1]) == 2
-    assert engine.run("plan_predictions", config, inputs, root, num_groups=4) == [[0]]
+    planned = engine.run("plan_predict", config, inputs, root, num_groups=4)
+    assert [group["parts"] for group in planned] == [[0]]
     assert worker() == first
 
 
@@ -215,7 +219,7 @@ def test_an_engine_lives_as_long_as_its_run() -> None:
 
 
 def test_unknown_engine_is_named() -> None:
-    with pytest.raises(ConfigurationError, match="engine 'slurm': must be one of local"):
+    with pytest.raises(ConfigurationError, match="engine 'slurm': must be one of local, ray"):
         check_engine("slurm")
     with pytest.raises(ConfigurationError, match="engine 'slurm'"), opened("slurm", "run 2"):
         pass
@@ -223,7 +227,7 @@ def test_unknown_engine_is_named() -> None:
 
 @pytest.mark.parametrize(
     ("visible", "slots"),
-    [("0,2", ["0", "2"]), ("GPU-1a", ["GPU-1a"]), ("", [engines.NO_GPU])],
+    [("0,2", ["0", "2"]), ("GPU-1a", ["GPU-1a"]), ("", [NO_GPU])],
 )
 def test_a_slot_for_each_visible_device(monkeypatch: pytest.MonkeyPatch, visible: str, slots: list[str]) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

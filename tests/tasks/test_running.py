@@ -29,15 +29,15 @@ ALL_TASKS = {
 
 
 def test_all_tasks_are_found() -> None:
-    assert {"prepare.prepare", "fit.fit", "predict.label_group", "select.select", "publish.publish"} <= set(ALL_TASKS)
+    assert {"prepare.prepare", "fit.fit", "by_part.group", "select.select", "publish.publish"} <= set(ALL_TASKS)
     assert len(ALL_TASKS) >= 10
 
 
 @pytest.mark.parametrize("name", ALL_TASKS)
 def test_every_task_is_retried_with_growing_pauses(name: str) -> None:
     task = ALL_TASKS[name]
-    assert task.retries == 3
-    assert task.retry_delay_seconds == [2, 4, 8]
+    assert task.retries == (8 if name == "by_part.group" else 3)
+    assert task.retry_delay_seconds == [2, 4, 8, 16, 16, 16, 16, 16][: task.retries]
     assert task.retry_jitter_factor == 0.5
     assert task.retry_condition_fn is worth_retrying
     assert task.on_failure_hooks == [remember_failure]

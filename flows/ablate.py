@@ -1,0 +1,62 @@
+"""The paper's studies: grids of short runs over seeds, which share every stage that is the same."""
+
+from typing import Any
+
+from prefect import flow
+
+from flows.noisy_student import THREADS, noisy_student
+from noisystudent_core.recipes import configure
+from noisystudent_core.recipes.studies import variants_of
+from tasks.studies import StudyRun, compare
+
+
+@flow(name="ablate", flow_run_name="{study} on {recipe}", task_runner=THREADS)
+def ablate(
+    study: str = "table6",
+    recipe: str = "digits",
+    root: str | None = None,
+    seeds: list[int] | None = None,
+    nets: list[str] | None = None,
+    unlabelled: dict[str, str] | None = None,
+    engine: str = "local",
+    shrink: float = 1.0,
+    overrides: dict[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Compare variants of a recipe over several seeds, one student each; returns the study's table.
+
+    Each variant and seed is a run of the flow noisy-student. A stage that two of them share is done once.
+
+    Args:
+        study: table6, figure2, or one of the appendix's: teachers, amounts, labels, students, balancing, joint,
+            ratios, starts.
+        recipe: A whole configuration by name; `noisy-student recipes` lists them.
+        root: Where artifacts go, a folder or s3:// URL; by default .noisy-student/artifacts.
+        seeds: Seeds of the runs; by default 0, 1 and 2.
+        nets: timm names of the nets that a study compares, the smallest first.
+        unlabelled: Sets of unlabelled images by name, each studied, as {"in-domain": ..., "mismatched": ...}.
+        engine: Where stages run: "local", the devices of this machine, or "ray", the GPUs of a cluster.
+        shrink: Factor on the recipe's images and steps, for a trial.
+        overrides: Settings of all variants by dotted path.
+    """
+    config = configure(recipe, shrink=shrink, num_iterations=1, overrides=overrides)
+    variants = variants_of(study, config, nets or [])
+    sets = unlabelled or {"": None}
+    for settings in variants.values():  # wrong ones are found before the first run
+        configure(recipe, shrink=shrink, num_iterations=1, overrides={**(overrides or {}), **settings})
+    runs = []
+    for seed in seeds or [0, 1, 2]:
+        for data, url in sets.items():
+            for variant, settings in variants.items():
+                rows = noisy_student(
+                    recipe=recipe,
+                    root=root,
+                    unlabelled=url,
+                    seed=seed,
+                    engine=engine,
+                    num_iterations=1,
+                    shrink=shrink,
+                    overrides={**(overrides or {}), **settings},
+                    register_model=False,
+                )
+                runs.append(StudyRun(data=data, variant=variant, seed=seed, rows=rows))
+    return compare(study, recipe, runs, root)

@@ -1,0 +1,116 @@
+"""Classes by number and by name: what a source's labels mean."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from noisystudent_core.config.data import IngestConfig
+from noisystudent_core.data.sources.folders import class_name
+from noisystudent_core.data.sources.readers import labels, own_names
+from noisystudent_core.data.sources.samples import Label, is_number
+from noisystudent_core.errors import LabelError
+from noisystudent_core.storage.sources import SourceFile
+
+NUM_THREADS = 8  # that read heads of files
+SHOWN = 10  # names in a message
+
+
+class Labels:
+    """The labels of one file as numbers of classes; a name counts by its place in `config.class_names`."""
+
+    def __init__(self, file: SourceFile, config: IngestConfig) -> None:
+        self._where, self._config = file.path, config
+        self._numbers = {name: number for number, name in enumerate(config.class_names or ())}
+        own = own_names(file) if self._numbers else None
+        self._own = own if own != config.class_names else None
+
+    def of(self, labels: Sequence[Label], start: int) -> pa.Array:
+        """int32 [N], null where labels are not read; raises `LabelError` naming the row, counted from `start`."""
+        if self._config.num_classes is None:
+            return pa.nulls(len(labels), pa.int32())
+        return pa.array([self._number(label, row) for row, label in enumerate(labels, start)], pa.int32())
+
+    def _number(self, label: Label, row: int) -> int:
+        if isinstance(label, int) and self._own is not None and 0 <= label < len(self._own):
+            label = self._own[label]
+        if isinstance(label, str) and label in self._numbers:
+            return self._numbers[label]
+        number = int(label) if label is not None and is_number(label) else None
+        num_classes = self._config.num_classes
+        assert num_classes is not None
+        if number is None or not 0 <= number < num_classes:
+            raise LabelError(self._words(label, row, num_classes))
+        return number
+
+    def _words(self, label: Label, row: int, num_classes: int) -> str:
+        shown = label if label is None or is_number(label) else repr(label)
+        allowed = f"must be 0 to {num_classes - 1} (num_classes={num_classes})"
+        if self._numbers:
+            allowed += f", or one of the classes {shortened(self._numbers)}"
+        return f"{self._where}: row {row} has label {shown}; {allowed}"
+
+
+def class_names(files: Sequence[SourceFile]) -> tuple[str, ...] | None:
+    """The names of a source's classes in the order of their numbers; None where its labels are numbers alone.
+
+    The order is the source's own where it has one, else that of the names, as for torchvision's ImageFolder. Raises
+    `LabelError` for files whose lists of names differ, for names that differ in case only, and for a class's folder
+    without an image.
+    """
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        found = list(zip(files, pool.map(own_names, files), strict=True))
+    lists = [(file, names) for file, names in found if names]
+    for file, names in lists[1:]:
+        if names != lists[0][1]:
+            raise LabelError(
+                f"{lists[0][0].path} has the classes {shortened(lists[0][1])}, {file.path} {shortened(names)}: files "
+                "of one source must have the same; give data.class_names, by which both are read"
+            )
+    named = _named(file for file, names in found if not names)
+    if lists:
+        if missing := sorted(named - set(lists[0][1])):
+            raise LabelError(f"{lists[0][0].path} has no class {missing[0]!r}, which other files of the source have")
+        return lists[0][1]
+    _check_folders(files)
+    return check_names(tuple(sorted(named))) if named else None
+
+
+def check_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same names; raises `LabelError` where two of them are one but for their case."""
+    alike: dict[str, str] = {}
+    for name in names:
+        if (other := alike.setdefault(name.casefold(), name)) != name:
+            raise LabelError(f"classes {other!r} and {name!r} differ in case only: rename one, or put them together")
+    return names
+
+
+def shortened(names: Iterable[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    listed = list(names)
+    more = f", ... ({len(listed)} in all)" if len(listed) > SHOWN else ""
+    return ", ".join(map(repr, listed[:SHOWN])) + more
+
+
+def _named(files: Iterable[SourceFile]) -> set[str]:
+    """Every label of these files, unless all are numbers; a folder's name is always the name of a class."""
+    found: set[str] = set()
+    for file in files:
+        here = {label for label in labels(file) if isinstance(label, str)}
+        if file.kind == "folder" or not all(map(is_number, here)):
+            found |= here
+    return found
+
+
+def _check_folders(files: Sequence[SourceFile]) -> None:
+    num_bytes: dict[str, int] = defaultdict(int)
+    for file in files:
+        if file.kind == "folder":
+            num_bytes[class_name(file)] += file.num_bytes
+    empty = [name for name, size in num_bytes.items() if not size]
+    if empty:
+        raise LabelError(
+            f"no image in the folder of class {shortened(empty)}: each of the {len(num_bytes)} classes needs one; add "
+            "images or remove the folder"
+        )

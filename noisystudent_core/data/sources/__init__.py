@@ -1,0 +1,1 @@
+"""Readers of every kind of source; each gives the images of one file in order, as they are stored."""

@@ -1,0 +1,77 @@
+"""Measurements of one model, whoever made it, and their table."""
+
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from noisystudent_core.config.evaluation import Adversarial
+from noisystudent_core.config.model_evaluation import ModelEvaluation
+from noisystudent_core.storage.manifest import Artifact
+from tasks.evaluate import corrupt, evaluate
+from tasks.fit import adopt
+from tasks.progress import show_link, show_table
+from tasks.running import RETRIES, Ref, Run, run_stage
+
+ROLE, IMAGES = "model", "images"
+Row = dict[str, Any]
+
+
+@task(name="prepare", task_run_name="prepare images", **RETRIES)
+def prepare_images(source: str, num_classes: int, config: ModelEvaluation, run: Run) -> State[str]:
+    """Take in the images that a model is measured on."""
+    return run_stage("prepare", config.prepare(num_classes), {"source": source}, run, f"prepare {IMAGES}")
+
+
+def measure_model(config: ModelEvaluation, run: Run) -> list[Ref]:
+    """Submit everything that is measured of a model; futures of `evaluations` artifacts."""
+    settings = config.adopt()
+    checkpoint = str(config.checkpoint if settings is None else adopt.submit(ROLE, settings, run).result())
+    found: list[Ref] = [
+        evaluate.submit(ROLE, kind, config.evaluate(kind, released=kind), _inputs(checkpoint, folder=url), run, 0)
+        for kind, url in config.folders.items()
+    ]
+    return [*found, *_on_images(config, checkpoint, run)] if config.images is not None else found
+
+
+def _on_images(config: ModelEvaluation, checkpoint: str, run: Run) -> list[Ref]:
+    manifest = Artifact.open(checkpoint, "checkpoints").manifest
+    images = prepare_images.submit(str(config.images), manifest.config["num_classes"], config, run)
+    found = [evaluate.submit(ROLE, IMAGES, config.evaluate(IMAGES), _inputs(checkpoint, images=images), run, 0)]
+    for suite in config.robustness.suites:
+        if isinstance(suite, Adversarial):
+            inputs = _inputs(checkpoint, images=images)
+        else:
+            worse = config.corrupt(suite, *manifest.facts.get("input", _geometry(manifest.config["model"])))
+            inputs = _inputs(checkpoint, corrupted=corrupt.submit(suite.kind, IMAGES, worse, images, run))
+        settings = config.evaluate(IMAGES, suite)
+        found.append(evaluate.submit(ROLE, f"{IMAGES}, {suite.kind}", settings, inputs, run, 0))
+    return found
+
+
+def _inputs(checkpoint: str, **others: Ref) -> dict[str, Ref]:
+    return {"checkpoint": checkpoint, **others}
+
+
+def _geometry(model: dict[str, Any]) -> tuple[int, float]:
+    return model["resolution_px"], model["crop_fraction"]
+
+
+@task(name="tabulate", task_run_name="tabulate", **RETRIES)
+def tabulate(evaluations: list[str], run: Run) -> list[Row]:
+    """A row per benchmark and metric, in Prefect, in MLflow, and returned; classes one by one stay in the artifacts."""
+    rows = [row for url in evaluations for row in _rows(url)]
+    show_table("measurements", rows, "What was measured of the model, in percent")
+    run.tracker.log_table(run.mlflow_run_id, "measurements", rows)
+    show_link("mlflow", run.tracker.run_url(run.mlflow_run_id), "This evaluation in MLflow")
+    return rows
+
+
+def _rows(url: str) -> list[Row]:
+    manifest = Artifact.open(url).manifest
+    suite = (manifest.config["suite"] or {}).get("kind", "accuracy")
+    common = {"benchmark": manifest.config["benchmark"], "suite": manifest.config["released"] or suite}
+    return [
+        {**common, "metric": metric, "value": value, "num_images": manifest.facts["num_images"]}
+        for metric, value in manifest.facts["metrics"].items()
+    ]
