@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
@@ -60,7 +60,8 @@ def _check_can_refer(file: SourceFile) -> None:
 
 def _taken_over(file: SourceFile, config: IngestConfig) -> pa.Table:
     """A part of an artifact that is prepared already: ids, bytes and reasons stay."""
-    table = images_from_bytes(file.fs.cat_file(file.path), file.path, IMAGES.names)
+    data: Any = file.fs.cat_file(file.path)
+    table = images_from_bytes(data, file.path, IMAGES.names)
     good = table["reason"].is_null().to_pylist()
     labels = table["label"].to_pylist()
     if config.num_classes is None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,8 @@ def _ranges(fs: AbstractFileSystem, path: str, starts: list[int], lengths: list[
     with fs.open(path, "rb") as stream:
         for start, length in zip(starts, lengths, strict=True):
             stream.seek(start)
-            found.append(stream.read(length))
+            data: Any = stream.read(length)
+            found.append(data)
     return found
 
 

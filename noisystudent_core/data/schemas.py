@@ -1,6 +1,7 @@
 """The columns of every artifact, and the one way to write and read its Parquet parts."""
 
 import io
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -48,7 +49,7 @@ EVALUATIONS = pa.schema(
 PROBABILITIES = "probabilities.list.element"  # as Parquet calls the column
 # how predictions and selections are encoded: hundreds of millions of rows whose ids and confidences do not compress;
 # trying to would take longer than all else that selection does
-SPARE = {
+SPARE: dict[str, Any] = {
     "compression": {PROBABILITIES: "zstd"},
     "use_dictionary": [PROBABILITIES, "copies", "part", "row"],
     "write_statistics": False,
@@ -65,7 +66,7 @@ def distributions(num_classes: int) -> pa.Schema:
 def to_bytes(table: pa.Table, schema: pa.Schema) -> bytes:
     """Encode a table of `schema`; equal tables give equal bytes."""
     sink = io.BytesIO()
-    how = SPARE if "confidence" in schema.names else {"compression": "zstd"}
+    how: dict[str, Any] = SPARE if "confidence" in schema.names else {"compression": "zstd"}
     pq.write_table(table.cast(schema).replace_schema_metadata(None), sink, store_schema=True, **how)
     return sink.getvalue()
 

@@ -88,7 +88,7 @@ def test_the_seed_decides_where_an_image_is(small: Small, inputs: dict[str, str]
     urls = [small.run("materialise", CONFIG.model_copy(update={"seed": seed}), inputs) for seed in (0, 1)]
     one, other = ([row["image_id"] for row in rows_of(url)] for url in urls)
     assert one != other
-    assert sorted(one) == sorted(other)
+    assert set(one) == set(other)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 6, 8, 9])
