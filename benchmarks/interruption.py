@@ -1,10 +1,11 @@
 """kill -9 at random moments of a run, of the flow or of a worker: the same table and bytes as an undisturbed one.
 
-    python -m benchmarks.interruption --flows 5 --workers 20 --shrink 0.2
+    python -m benchmarks.interruption --flows 5 --workers 20 --cancels 3 --shrink 0.2
 
 Each trial runs the digits recipe on a root of its own. Of the flow's trials the run's process alone is killed, none of
 its children may be left soon after, and the same command is run again. Of the workers' trials a process that carries
-out a stage is killed, and the run has to go on by itself.
+out a stage is killed, and the run has to go on by itself. Of those that are cancelled (SIGINT) everything must have
+ended within ten seconds, and the same command goes on.
 """
 
 import argparse
@@ -24,10 +25,11 @@ from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.verify import artifact_urls
 
 IMAGES_PER_PART = 100  # few, so that many parts are on their way
+CANCEL_S = 10.0  # within which a run that is asked to stop must have
 LIMIT_S = 5.0  # within which the children of a killed run must be gone
 
 
-def main(flows: int, workers: int, shrink: float, seed: int) -> None:
+def main(flows: int, workers: int, cancels: int, shrink: float, seed: int) -> None:
     """Print a line per trial; exit status 1 if one of them differs."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as scratch:
@@ -36,21 +38,32 @@ def main(flows: int, workers: int, shrink: float, seed: int) -> None:
         duration = time.monotonic() - started
         print(f"undisturbed: {duration:.0f} s, {len(expected) - 1} artifacts; seed {seed}", flush=True)
         failed = 0
-        for trial, kind in enumerate(["flow"] * flows + ["worker"] * workers):
+        kinds = {"flow killed": of_flow, "worker killed": of_worker, "cancelled": of_cancelled}
+        trials = ["flow killed"] * flows + ["worker killed"] * workers + ["cancelled"] * cancels
+        for trial, kind in enumerate(trials):
             moment = draw.uniform(0.05, 0.95) * duration
             root = Path(scratch) / f"trial-{trial}"
-            good, words = (of_flow if kind == "flow" else of_worker)(moment, root, shrink, expected)
+            good, words = kinds[kind](moment, root, shrink, expected)
             failed += not good
-            print(f"{kind} killed at {moment:5.1f} s: {words}", flush=True)
+            print(f"{kind} at {moment:5.1f} s: {words}", flush=True)
             shutil.rmtree(root, ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 
 def of_flow(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
     """Kill the run's own process, wait for its children to end, run again."""
-    gone_after = kill_after(moment, root, shrink)
+    gone_after = end_after(moment, root, shrink, signal.SIGKILL)
     same = run(root, shrink) == expected
     return same and gone_after <= LIMIT_S, f"children gone after {gone_after:.1f} s, {_compared(same)}"
+
+
+def of_cancelled(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
+    """Ask the run to stop, as Ctrl-C does, and run again."""
+    gone_after = end_after(moment, root, shrink, signal.SIGINT)
+    before = set(root.glob("*/*/*.parquet"))
+    same = run(root, shrink) == expected
+    kept = before <= set(root.glob("*/*/*.parquet"))
+    return same and kept and gone_after <= CANCEL_S, f"all gone after {gone_after:.1f} s, {_compared(same)}"
 
 
 def of_worker(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
@@ -101,14 +114,14 @@ def collected(root: Path) -> dict[str, str]:
     return {manifest.key: manifest.content_digest for manifest in manifests} | {"table": table}
 
 
-def kill_after(moment: float, root: Path, shrink: float) -> float:
-    """Start, kill the run's own process after `moment` seconds, and return after how long its children were gone."""
+def end_after(moment: float, root: Path, shrink: float, number: signal.Signals) -> float:
+    """Start, signal the run's own process after `moment` seconds, and return after how long all of it was gone."""
     process = subprocess.Popen(command(root, shrink), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(moment)
     children = descendants(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
     killed = time.monotonic()
+    process.send_signal(number)
+    process.wait()
     while any(alive(child) for child in children):
         time.sleep(0.05)
         if time.monotonic() - killed > 60:
@@ -148,6 +161,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flows", type=int, default=5)
     parser.add_argument("--workers", type=int, default=20)
+    parser.add_argument("--cancels", type=int, default=3)
     parser.add_argument("--shrink", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=os.getpid())
     main(**vars(parser.parse_args()))

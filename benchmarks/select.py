@@ -5,10 +5,11 @@
 
 Predictions are drawn, not timed: 1,000 classes of unequal size (the class of rank r has r^-0.8 of the first one's
 images), confidences of which 55% are above 0.3, one id in a thousand is that of another image, 50,000 exclusions. Of
-each class 130,000 images are wanted, for each 300 million; at that size 81 to 84 million are selected, as in the paper.
+each class 130,000 images are wanted, for each 300 million; at that size 84 million are selected, about the paper's 81.
 `select` runs in a fresh process, which reads, selects and writes, and tells its time on the clock and of its cores, and
-its peak memory, a worker's libraries (torch) included. At a million rows it is compared with a brute-force selection, row by row. Then
-`materialise` writes a million images of a kilobyte, shuffled. A promise that is missed gives exit status 1.
+its peak memory, a worker's libraries (torch) included. At a million rows it is compared with a brute-force selection,
+row by row. Then `materialise` writes a million images of a kilobyte, shuffled. A promise that is missed gives exit
+status 1.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from tasks.predict import label
 from tasks.prepare import exclusions, prepare_all
 from tasks.publish import publish
 from tasks.running import Ref, Run
-from tasks.select import select
+from tasks.select import select, selected_images
 from tasks.session import session
 
 THREADS: Any = ThreadPoolTaskRunner(max_workers=16)  # the default has no bound; device slots bound the work
@@ -91,7 +91,7 @@ def iterate(config: NoisyStudentConfig, run: Run) -> tuple[Ref, Ref]:
     models = [measuring.model(0, first, None)]
     teacher = first.checkpoint
     selection = filter_and_balance(teacher, data, config, run)
-    selected = {name: selection[name] for name in ("images", "selection")}
+    selected = selected_images(selection, config, run)
 
     for i in config.student_iterations:
         # 2. the teacher, not noised, labels the selected images

@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.client.schemas.objects import State
 
-from noisystudent_core.config import NoisyStudentConfig
+from noisystudent_core.config import MaterialiseConfig, NoisyStudentConfig
 from noisystudent_core.storage.manifest import Artifact, Manifest
 from tasks.progress import show_table
 from tasks.running import RETRIES, Ref, Run, run_stage
@@ -20,6 +20,20 @@ def select(inputs: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Stat
     run.tracker.log_table(run.mlflow_run_id, "thresholds", facts["thresholds"])
     run.tracker.log_table(run.mlflow_run_id, "classes", facts["classes"])
     return state
+
+
+@task(name="materialise", task_run_name="materialise", **RETRIES)
+def materialise(config: MaterialiseConfig, inputs: dict[str, Ref], run: Run) -> State[str]:
+    """Write the images of {"selection"} among {"images"} with their bytes, shuffled across parts."""
+    return run_stage("materialise", config, inputs, run, "materialise")
+
+
+def selected_images(selection: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> dict[str, Ref]:
+    """What teachers label and students learn from: {"images", "selection"}, or where set {"images"} of their own."""
+    selected = {name: selection[name] for name in ("images", "selection")}
+    if (settings := config.materialise()) is None:
+        return selected
+    return {"images": materialise.submit(settings, selected, run)}
 
 
 def _metrics(manifest: Manifest) -> dict[str, float]:

@@ -28,6 +28,7 @@ from noisystudent_core.config.settings import (
     FixResolutionConfig,
     Fraction,
     InputNoise,
+    MaterialiseConfig,
     ModelConfig,
     PredictConfig,
     PseudoLabelConfig,
@@ -85,6 +86,7 @@ class SelectionConfig(Settings):
     threshold: Fraction = 0.3
     max_confidence: Share = 1.0  # with the threshold, a band
     fraction: Share = 1.0  # of all unlabelled images, drawn at random
+    materialise: bool = False  # write the selected images with their bytes, shuffled: where they are a small share
     num_images_per_class: Annotated[int, Field(ge=1)] = 130_000
     balance: Balance = "uniform"
     max_copies: Annotated[int, Field(ge=1)] | None = None
@@ -254,7 +256,13 @@ class NoisyStudentConfig(Settings):
 
     def select(self) -> SelectConfig:
         """Settings of filtering and balancing."""
-        return SelectConfig(**self.selection.model_dump(), seed=self.seed)
+        return SelectConfig(**self.selection.model_dump(exclude={"materialise"}), seed=self.seed)
+
+    def materialise(self) -> MaterialiseConfig | None:
+        """Settings that write the selected images with their bytes; None where students read them where they lie."""
+        if not self.selection.materialise:
+            return None
+        return MaterialiseConfig(images_per_part=self.data.images_per_part, seed=self.seed)
 
     def evaluate(self, benchmark: str, suite: Suite | None = None) -> EvaluateConfig:
         """Settings of a measurement on `benchmark` ("validation" or "test"): of accuracy, or of a suite."""

@@ -275,5 +275,5 @@ class MaterialiseConfig(StageSettings):
     stage, kind, version = "materialise", "selected_images", 1
     resumes, not_in_key = True, frozenset({"memory_bytes"})
     images_per_part: Annotated[int, Field(ge=1)] = 10_000  # on average: an image's part is drawn
-    memory_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000  # of images worked on; one part takes three times its own
+    memory_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000  # of images worked on; one part takes four times its own
     seed: int = 0

@@ -11,7 +11,6 @@ from torch import Tensor
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.mixing import id_seeds
 from noisystudent_core.data.references import images_from_bytes
-from noisystudent_core.data.schemas import SELECTION, from_bytes
 from noisystudent_core.data.selected import selected_images
 from noisystudent_core.storage.manifest import Artifact, Part
 
@@ -79,18 +78,6 @@ def labelled_batches(
         for rows in table.to_batches(max_chunksize=batch_size):
             images, _ = decode(pa.Table.from_batches([rows]), size, crop_fraction)
             yield images, torch.from_numpy(rows.column("label").to_numpy().astype("int64"))
-
-
-def read_selection(url: str) -> pa.Table:
-    """The whole selection as one table, in image id order."""
-    artifact = Artifact.open(url)
-    parts = artifact.manifest.parts
-    return pa.concat_tables([from_bytes(artifact.read(part), SELECTION, f"{url}/{part.path}") for part in parts])
-
-
-def rows_of_part(selection: pa.Table, part_index: int) -> pa.Table:
-    """The selected images of one image part, in row order."""
-    return selection.filter(pc.field("part") == part_index).sort_by("row")
 
 
 def selected_rows(url: str) -> Iterator[tuple[int, np.ndarray]]:

@@ -23,14 +23,14 @@ from noisystudent_core.data.selected import selected_images
 from noisystudent_core.errors import ConfigurationError, DataError
 from noisystudent_core.events import Events
 from noisystudent_core.pseudo_labels.cuts import seeded_hash
-from noisystudent_core.pseudo_labels.passes import in_threads
+from noisystudent_core.pseudo_labels.passes import MAX_THREADS, in_threads
 from noisystudent_core.pseudo_labels.predicted import IMAGE_ID, Array, high_words, low_words, numbers
 from noisystudent_core.storage.digests import digest
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Inputs, Part, publish_part
 from noisystudent_core.storage.stage import Place, Written
 
-COPIES_HELD = 3  # of what is worked on: as read, as sorted, as encoded
+COPIES_HELD = 4  # of what is worked on: as read, as sorted, as encoded, and room to grow
 STORED = ["image_id", "image", "source", "height", "width", "reason"]  # columns that stay as they are
 SELECTED = ["label", "confidence", "copies"]  # and those that the selection gives
 MOST_BYTES = 2**31 - 1  # of a part's images, which Arrow numbers with 31 bits
@@ -126,7 +126,7 @@ class _Shuffle:
             return publish_part(folder, path, to_bytes(table, SELECTED_IMAGES), table.num_rows)
 
         num_threads = self.config.memory_bytes // (COPIES_HELD * max(mean_bytes, 1))
-        yield from in_threads(write, range(self.num_parts), max(1, num_threads))
+        yield from in_threads(write, range(self.num_parts), min(MAX_THREADS, max(1, num_threads)))
 
     def _selected(self, part: tuple[int, Array]) -> pa.Table:
         """The selected images of a part, as SELECTED_IMAGES."""

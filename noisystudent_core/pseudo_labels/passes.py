@@ -40,11 +40,11 @@ Result = TypeVar("Result")
 
 
 def in_threads(
-    work: Callable[[Item], Result], items: Iterable[Item], most_threads: int = MAX_THREADS
+    work: Callable[[Item], Result], items: Iterable[Item], most_threads: int | None = None
 ) -> Iterator[Result]:
     """What `work` returns for each item, in order; numbers are worked on without the interpreter's lock."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(most_threads, cores + EXTRA_THREADS), "selection") as pool:
+    with ThreadPoolExecutor(min(most_threads or MAX_THREADS, cores + EXTRA_THREADS), "selection") as pool:
         yield from pool.map(work, items)
 
 

@@ -12,7 +12,7 @@ from noisystudent_core.config import IngestConfig, PredictConfig, PrepareConfig
 from noisystudent_core.data import resident
 from noisystudent_core.data.encoded import LabelledParts, SelectedParts
 from noisystudent_core.data.images import centre_crop_resize, decode_image
-from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
+from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.resident import (
     load,
 )
@@ -21,6 +21,7 @@ from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.pseudo_labels.select import select
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from tests.selections import read_selection, rows_of_part
 from tests.training.small import PseudoLabelledImages
 
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ import pytest
 
 from noisystudent_core.config import SelectConfig
 from noisystudent_core.data import selected
-from noisystudent_core.data.parts import read_selection, rows_of_part
 from noisystudent_core.data.schemas import SELECTION, to_bytes
 from noisystudent_core.data.selected import selected_images
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import publish_manifest, publish_part
+from tests.selections import read_selection, rows_of_part
 
 NUM_PARTS, NUM_ROWS = 23, 400
 

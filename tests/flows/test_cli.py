@@ -12,11 +12,11 @@ import yaml
 from typer.testing import CliRunner
 
 from flows import cli, stage_commands
-from noisystudent_core.data.parts import read_selection
 from noisystudent_core.data.schemas import EVALUATIONS, PREDICTIONS, from_bytes
 from noisystudent_core.recipes import RECIPES, digits
 from noisystudent_core.storage.manifest import Artifact
 from tasks.engines import LocalEngine
+from tests.selections import read_selection
 from tests.stages.small import Small
 
 

@@ -18,7 +18,7 @@ from noisystudent_core.config.data import ExclusionsConfig, IngestConfig, Prepar
 from noisystudent_core.config.settings import PredictConfig, StageSettings
 from noisystudent_core.data.schemas import EXCLUSIONS, IMAGES, PREDICTIONS, SELECTION, from_bytes, to_bytes
 from noisystudent_core.errors import ConfigurationError, DataError, LabelError
-from noisystudent_core.pseudo_labels import buckets, predicted
+from noisystudent_core.pseudo_labels import buckets, passes, predicted
 from noisystudent_core.pseudo_labels.select import select
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Manifest, publish_manifest, publish_part
@@ -194,6 +194,27 @@ def test_the_same_rows_split_otherwise_give_the_same_columns() -> None:
     one, other = (run(parts, num_images_per_class=60)[0] for parts in splits)
     assert [tuple(row.values())[:4] for row in one] == [tuple(row.values())[:4] for row in other]
     assert [row["row"] for row in one] != [row["row"] for row in other]
+
+
+def test_parts_are_cut_by_id_whatever_the_split_of_what_is_read() -> None:
+    with patch.object(buckets, "BUCKET_ROWS", 100):
+        splits = split(crowd(500, 4), []), split(crowd(500, 4)[::-1], [7, 7, 300])
+        one, other = (run(parts, num_images_per_class=60)[1].parts for parts in splits)
+    assert [(part.path, part.num_rows) for part in one] == [(part.path, part.num_rows) for part in other]
+    assert len(one) > 1
+
+
+def test_one_thread_gives_the_bytes_of_eight() -> None:
+    parts, chosen = split(crowd(500, 4), list(range(0, 500, 9))), []
+    for num_threads in (1, 8):
+        with (
+            patch.object(passes, "MAX_THREADS", num_threads),
+            patch.object(passes, "EXTRA_THREADS", 8),
+            patch.object(predicted, "GROUP_ROWS", 20),
+            patch.object(buckets, "BUCKET_ROWS", 100),
+        ):
+            chosen.append(run(parts, num_images_per_class=60)[1].parts)
+    assert chosen[0] == chosen[1]
 
 
 def test_selecting_twice_gives_the_same_bytes() -> None:

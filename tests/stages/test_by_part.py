@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,19 @@ def test_a_supervisor_hears_which_part_is_at_work(work: Work, inputs: dict[str, 
     assert [fields["name"] for fields in parts] == [_name(inputs, 1), _name(inputs, 2)]
     assert {fields["failures"] for fields in parts} == {(_shared(work, inputs, memory_root) / "failures").url}
     assert Counter(event for event, _ in told.events) == {"part": 2, "progress": 2}
+
+
+def test_two_passes_at_once_agree(inputs: dict[str, str], root: str) -> None:
+    def pass_over(order: list[int]) -> Manifest:
+        work = Work()
+        for part in order:
+            group(work, inputs, root, [part])
+        return gather(work, inputs, root)
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(pass_over, [list(range(10)), list(range(9, -1, -1))])
+    assert one == other
+    assert not [path for path in Path(root).rglob("*") if path.name.endswith(".tmp")]
 
 
 def test_a_store_that_cannot_be_written_ends_the_group(work: Work, inputs: dict[str, str], tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import torch
 
 from noisystudent_core import stages
 from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, OptimizerConfig, PseudoLabelConfig
-from noisystudent_core.data.parts import decode, read_images, read_selection, rows_of_part
+from noisystudent_core.data.parts import decode, read_images
 from noisystudent_core.data.schemas import HISTORY, from_bytes
 from noisystudent_core.data.streams import Share
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.models import checkpoints
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.training.inputs import open_streams
+from tests.selections import read_selection, rows_of_part
 from tests.stages.small import DISTRIBUTIONS, FIT, STUDENT, Small, Told
 
 

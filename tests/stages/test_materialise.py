@@ -10,11 +10,12 @@ import torch
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, MaterialiseConfig, PrepareConfig
 from noisystudent_core.data.encoded import SelectedParts
-from noisystudent_core.data.parts import read_images, read_selection
+from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import SELECTED_IMAGES, from_bytes
 from noisystudent_core.errors import ConfigurationError, DataError
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
+from tests.selections import read_selection
 from tests.stages.small import DISTRIBUTIONS, STUDENT, Small, Told
 
 WriteSources = Callable[[str], dict[str, str]]

@@ -9,11 +9,12 @@ import pytest
 
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, InputNoise, PredictConfig, PrepareConfig, TeacherNoise
-from noisystudent_core.data.parts import read_images, read_selection, rows_of_part
+from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import IMAGES, PREDICTIONS, distributions, from_bytes, to_bytes
 from noisystudent_core.errors import BadImagesError, ConfigurationError
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from tests.selections import read_selection, rows_of_part
 from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, STUDENT, Small, Told, stored
 
 WriteSources = Callable[[str], dict[str, str]]

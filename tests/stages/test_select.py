@@ -6,9 +6,9 @@ import pytest
 
 from noisystudent_core import stages
 from noisystudent_core.config import ExclusionsConfig
-from noisystudent_core.data.parts import read_selection
 from noisystudent_core.pseudo_labels.select import select
 from noisystudent_core.storage.manifest import Artifact
+from tests.selections import read_selection
 from tests.stages.small import LABELS, SELECT, Small
 
 WriteSources = Callable[[str], dict[str, str]]
