@@ -1,6 +1,6 @@
 """A model is fitted: teacher, selector, student or baseline, by what it is given."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from torch import nn
@@ -15,7 +15,7 @@ from noisystudent_core.models.architectures import Normalised, create_model, dev
 from noisystudent_core.noise.model_noise import noise_model
 from noisystudent_core.stages.figures import show_noise
 from noisystudent_core.stages.spread import spread
-from noisystudent_core.storage.manifest import Inputs, Part, publish_part
+from noisystudent_core.storage.manifest import Artifact, Inputs, Part, publish_part
 from noisystudent_core.storage.stage import Place, Written
 from noisystudent_core.training import loop
 from noisystudent_core.training.batches import Batches
@@ -26,6 +26,8 @@ from noisystudent_core.training.step import TrainState
 
 VALIDATION_BATCH = 256
 
+Config = TypeVar("Config", bound=FitConfig)
+
 
 @spread
 def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events, group: Group) -> Written:
@@ -34,7 +36,7 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events, group: 
     With {"initial"}, a checkpoint of the same net, it begins with those weights: a warm start, or fine-tuning. The
     artifact is a checkpoint of the averaged weights in timm's layout, and the history of the fit.
     """
-    model = config.model
+    config, model = with_class_names(config, inputs), config.model
     net = create_model(model, config.num_classes, config.seed, config.train.batch_norm_momentum)
     if "initial" in inputs:
         start_from(net, checkpoints.load(inputs["initial"], config.num_classes)[0])
@@ -47,6 +49,12 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events, group: 
         history = loop.fit(state, config, batches, streams.num_labelled, validate, events, place.scratch, group)
     facts = {"num_steps": state.step, "num_labelled": streams.num_labelled}
     return publish_checkpoint(place, state, config, history, facts, group)
+
+
+def with_class_names(config: Config, inputs: Inputs) -> Config:
+    """The settings with the names that the labelled images' classes have at their source, where none are given."""
+    names = config.class_names or Artifact.open(inputs["labelled"]).manifest.facts.get("class_names")
+    return config.model_copy(update={"class_names": tuple(names) if names else None})
 
 
 def validation_of(config: FitConfig, inputs: Inputs, group: Group) -> loop.Validate:

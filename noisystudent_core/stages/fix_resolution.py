@@ -5,7 +5,7 @@ from noisystudent_core.events import Events
 from noisystudent_core.models import checkpoints
 from noisystudent_core.models.architectures import Normalised, device
 from noisystudent_core.noise.model_noise import noise_model
-from noisystudent_core.stages.fit import publish_checkpoint, validation_of
+from noisystudent_core.stages.fit import publish_checkpoint, validation_of, with_class_names
 from noisystudent_core.stages.spread import spread
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import Place, Written
@@ -22,7 +22,7 @@ def fix_resolution(config: FixResolutionConfig, inputs: Inputs, place: Place, ev
 
     Images are seen as in evaluation: resized, the middle cut out. The checkpoint it begins with stays as it is.
     """
-    model = config.model
+    config, model = with_class_names(config, inputs), config.model
     net, _ = checkpoints.load(inputs["checkpoint"], config.num_classes, model.resolution_px)
     noise_model(net, model.dropout, model.stochastic_depth)
     with open_streams(config, inputs, group.share, device(), events) as streams:

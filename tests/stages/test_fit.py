@@ -14,6 +14,7 @@ from noisystudent_core.data.schemas import HISTORY, from_bytes
 from noisystudent_core.data.streams import Share
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.models import checkpoints
+from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.training.inputs import open_streams
 from tests.selections import read_selection, rows_of_part
@@ -208,3 +209,13 @@ def test_how_a_fit_is_carried_out_is_no_part_of_its_key(student_inputs: dict[str
     told = Told([])
     assert stages.fit(STUDENT, student_inputs, root) == stages.fit(other, student_inputs, root, told)
     assert told.events == []
+
+
+def test_classes_have_the_names_of_their_source(small: Small, data: dict[str, str], picture: Any) -> None:
+    folder = Folder.at(f"{small.root}/photos")
+    for number in range(12):
+        folder.publish(f"{('ant', 'bee', 'cat')[number % 3]}/{number}.png", picture(number, number % 3))
+    photos = small.prepare(folder.url, labelled=True)
+    url = small.run("fit", FIT, {"labelled": photos, "validation": data["validation"]})
+    assert checkpoints.load(url)[1]["label_names"] == ["ant", "bee", "cat"]
+    assert "label_names" not in checkpoints.load(small.teacher(data))[1]
