@@ -34,7 +34,7 @@ class IngestConfig(StageSettings):
 class PrepareConfig(StageSettings):
     """A whole source: its files' parts, or one side of a stratified split of them."""
 
-    stage, kind, version = "prepare", "images", 2
+    stage, kind, version = "prepare", "images", 3
     ingest: IngestConfig = IngestConfig()
     read_labels: bool = False  # labels are read where ingest.num_classes is None, too: as many as the source names
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # of undecodable images
@@ -89,7 +89,7 @@ class FingerprintConfig(PartSettings):
 class ExclusionsConfig(StageSettings):
     """Evaluation images found in the unlabelled set (section 3.1), by image id and by hash; see `DuplicatesConfig`."""
 
-    stage, kind, version = "exclusions", "exclusions", 1
+    stage, kind, version = "exclusions", "exclusions", 2
     near_radius: Radius | None = None
     max_look_alikes: Fraction = 0.02
     repeat_radius: Radius | None = None

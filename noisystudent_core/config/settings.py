@@ -259,7 +259,7 @@ class PredictConfig(PartSettings):
 class SelectConfig(StageSettings):
     """Which pseudo-labelled images the students see, and how often (section 2, "Other Techniques")."""
 
-    stage, kind, version = "select", "selection", 2
+    stage, kind, version = "select", "selection", 3
     threshold: Fraction = 0.3  # kept: confidence strictly above it
     max_confidence: Share = 1.0  # and at most this
     fraction: Share = 1.0  # of the images, by a seeded hash of their ids (appendix, study 2)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -63,7 +64,7 @@ class PartCache:
             data = path.read_bytes()
             if digest(data) == part.digest:
                 with suppress(OSError):  # another user's file
-                    os.utime(path)
+                    _touch(path)
                 return data
         return None
 
@@ -84,6 +85,7 @@ class PartCache:
             self._make_room(len(data))
             try:
                 beside.write_bytes(data)
+                _touch(beside)
                 beside.replace(self._path(part))
             finally:
                 beside.unlink(missing_ok=True)
@@ -119,3 +121,9 @@ class PartCache:
 
     def _path(self, part: Part) -> Path:
         return self._folder / f"{part.digest}.part"
+
+
+def _touch(path: Path) -> None:
+    """Note that a file is used now, to the nanosecond: the kernel's own clock takes steps of milliseconds."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))

@@ -50,7 +50,7 @@ def test_lineage_is_in_the_manifest(root: str, weights: str) -> None:
     manifest = Artifact.open(adopt(root, weights), "checkpoints").manifest
     assert (manifest.stage, manifest.config["model"]["weights"]) == ("adopt", weights)
     assert list(manifest.inputs) == ["weights"]
-    assert manifest.facts == {"num_parameters": 372_979}
+    assert manifest.facts == {"num_parameters": 372_979, "input": [32, 1.0]}
 
 
 def test_it_labels_images(root: str, weights: str, write_sources: WriteSources) -> None:
@@ -69,3 +69,13 @@ def test_net_without_weights_is_refused(root: str) -> None:
     config: Any = AdoptConfig(num_classes=3, model=ModelConfig(name="test_resnet"))
     with pytest.raises(ConfigurationError, match="a head of no classes"):
         stages.adopt(config, {}, root)
+
+
+def test_weights_may_keep_the_size_they_were_published_for(root: str, weights: str) -> None:
+    config = AdoptConfig(
+        num_classes=3, model=ModelConfig(name="test_resnet", resolution_px=32, weights=weights), own_geometry=True
+    )
+    manifest = stages.adopt(config, {"weights": weights}, root)
+    assert manifest.facts["input"] == [160, 0.95]  # as timm tests this net
+    _, description = checkpoints.load(f"{root}/checkpoints/{manifest.key}")
+    assert checkpoints.input_geometry(description) == (160, 0.95)

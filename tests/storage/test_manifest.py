@@ -40,7 +40,7 @@ def test_manifest_is_read_as_it_was_published(any_root: str) -> None:
 
 def test_manifest_names_its_stage_and_versions(root: str) -> None:
     manifest = publish(root, {"a": b"12"})
-    assert (manifest.stage, manifest.kind, manifest.stage_version) == ("exclusions", "exclusions", 1)
+    assert (manifest.stage, manifest.kind, manifest.stage_version) == ("exclusions", "exclusions", CONFIG.version)
     assert {"noisy-student", "torch", "pyarrow"} <= set(manifest.versions)
     assert manifest.config == CONFIG.model_dump() and manifest.inputs == {"unlabelled": "0" * 32}
 
@@ -77,7 +77,7 @@ def test_key_depends_on_stage_settings_and_inputs_alone() -> None:
 
 def test_newer_stage_version_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before = stage_key(CONFIG, {})
-    monkeypatch.setattr(ExclusionsConfig, "version", 2)
+    monkeypatch.setattr(ExclusionsConfig, "version", ExclusionsConfig.version + 1)
     assert stage_key(CONFIG, {}) != before
 
 
