@@ -36,6 +36,10 @@ test: setup  ## run the tests, and name those that were skipped
 bench: setup  ## measure what takes minutes: speed, on an otherwise idle machine
 	@$(BIN)/python -m benchmarks.noise
 	@$(BIN)/python -m benchmarks.training
+	@$(BIN)/python -m benchmarks.predict
+	@$(BIN)/python -m benchmarks.incremental
+	@$(BIN)/python -m benchmarks.select
+	@$(BIN)/python -m benchmarks.orchestrate
 
 lint: setup  ## what CI checks beside the tests: style, types, import rules, the lock
 	$(BIN)/ruff check
