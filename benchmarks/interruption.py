@@ -1,11 +1,11 @@
 """kill -9 at random moments of a run, of the flow or of a worker: the same table and bytes as an undisturbed one.
 
-    python -m benchmarks.interruption --flows 5 --workers 20 --cancels 3 --shrink 0.2
+    python -m benchmarks.interruption --flows 5 --workers 4 --cancels 3 --shrink 0.2
 
 Each trial runs the digits recipe on a root of its own. Of the flow's trials the run's process alone is killed, none of
-its children may be left soon after, and the same command is run again. Of the workers' trials a process that carries
-out a stage is killed, and the run has to go on by itself. Of those that are cancelled (SIGINT) everything must have
-ended within ten seconds, and the same command goes on.
+its children may be left soon after, and the same command is run again. Of the workers' trials processes that carry out
+stages are killed, five in a run, and the run has to go on by itself. Of those that are cancelled (SIGINT) everything
+must have ended within ten seconds, and the same command goes on.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.verify import artifact_urls
 
 IMAGES_PER_PART = 100  # few, so that many parts are on their way
+KILLS_PER_RUN, PAUSE_S = 5, 8.0  # of workers, and the mean pause between them
 CANCEL_S = 10.0  # within which a run that is asked to stop must have
 LIMIT_S = 5.0  # within which the children of a killed run must be gone
 
@@ -41,7 +42,7 @@ def main(flows: int, workers: int, cancels: int, shrink: float, seed: int) -> No
         kinds = {"flow killed": of_flow, "worker killed": of_worker, "cancelled": of_cancelled}
         trials = ["flow killed"] * flows + ["worker killed"] * workers + ["cancelled"] * cancels
         for trial, kind in enumerate(trials):
-            moment = draw.uniform(0.05, 0.95) * duration
+            moment = draw.uniform(0.05, 0.95 if kind != "worker killed" else 0.4) * duration
             root = Path(scratch) / f"trial-{trial}"
             good, words = kinds[kind](moment, root, shrink, expected)
             failed += not good
@@ -67,17 +68,22 @@ def of_cancelled(moment: float, root: Path, shrink: float, expected: dict[str, s
 
 
 def of_worker(moment: float, root: Path, shrink: float, expected: dict[str, str]) -> tuple[bool, str]:
-    """Kill a worker, at the given moment or when next one is there; the run goes on."""
+    """Kill workers, the first at the given moment, the next ones at random ones after it; the run goes on."""
     process = subprocess.Popen(command(root, shrink), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(moment)
-    while process.poll() is None and not (found := workers_of(process.pid)):
-        time.sleep(0.05)
-    if process.poll() is not None:
-        return collected(root) == expected, "no worker was there any more, undisturbed"
-    os.kill(found[0], signal.SIGKILL)
+    draw, killed = random.Random(moment), 0
+    for pause in (moment, *(draw.uniform(1, 2 * PAUSE_S) for _ in range(KILLS_PER_RUN - 1))):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(pause)
+        while process.poll() is None and not (found := workers_of(process.pid)):
+            time.sleep(0.05)
+        if process.poll() is not None:
+            break
+        with suppress(ProcessLookupError):
+            os.kill(found[0], signal.SIGKILL)
+            killed += 1
     status = process.wait()
     same = status == 0 and collected(root) == expected
-    return same, f"the run ended with status {status}, {_compared(same)}"
+    return same, f"{killed} killed in all, the run ended with status {status}, {_compared(same)}"
 
 
 def workers_of(pid: int) -> list[int]:
@@ -160,7 +166,7 @@ def alive(process: tuple[int, str]) -> bool:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flows", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=20)
+    parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--cancels", type=int, default=3)
     parser.add_argument("--shrink", type=float, default=0.2)
     parser.add_argument("--seed", type=int, default=os.getpid())
