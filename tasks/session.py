@@ -10,7 +10,7 @@ from prefect.exceptions import UnfinishedRun, UpstreamTaskError
 from prefect.runtime import flow_run
 
 from noisystudent_core.config import SPLITS, NoisyStudentConfig
-from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.errors import ConfigurationError, WorkerDiedError
 from noisystudent_core.storage.digests import digest_of
 from noisystudent_core.storage.filesystem import Folder, check_writable
 from noisystudent_core.storage.sources import source_digest
@@ -19,6 +19,8 @@ from tasks.progress import show_link
 from tasks.running import Run, first_failure
 from tasks.services import home_folder
 from tasks.tracking import Tracker, default_tracking_uri
+
+CHECKS = 3
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def session(config: NoisyStudentConfig, root: str | None, engine: str) -> Iterat
     root = checked_root(root)
 
     def check(workers: Engine[Any]) -> None:
-        workers.run("check", config, {}, root, _warn)
+        check_models(workers, config, root)
 
     named = {"name": f"{config.name} seed {config.seed}", "tags": {"recipe": config.name}}
     settings = config.model_dump(mode="json")
@@ -77,6 +79,17 @@ def tracked(
             raise first_failure(run_id, error) from None
         finally:
             tracker.close_run(mlflow_run_id, status)
+
+
+def check_models(workers: Engine[Any], config: NoisyStudentConfig, root: str) -> None:
+    """Have the core check what only models can tell; a worker that dies over it is no wrong setting: tried thrice."""
+    for attempt in range(1, CHECKS + 1):
+        try:
+            workers.run("check", config, {}, root, _warn)
+            return
+        except WorkerDiedError:
+            if attempt == CHECKS:
+                raise
 
 
 def checked_root(root: str | None) -> str:
