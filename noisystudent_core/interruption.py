@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -36,6 +37,22 @@ def request() -> bool:
 def listen() -> None:
     """Take a SIGTERM for a request; where none would heed it, it ends this process at once."""
     signal.signal(signal.SIGTERM, lambda number, frame: request() or os._exit(128 + number))
+
+
+@contextmanager
+def handler_kept() -> Iterator[None]:
+    """Put this process's answer to a SIGTERM back at the end of the block: launchers leave their own.
+
+    Only the main thread may set one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def die_with_parent() -> None:

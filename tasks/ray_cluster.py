@@ -2,12 +2,10 @@
 
 import logging
 import os
-import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from noisystudent_core.errors import ConfigurationError, WorkerDiedError
+from noisystudent_core.interruption import handler_kept
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.sources import source_digest
 from tasks import ray_worker
@@ -60,7 +59,7 @@ def disconnect() -> None:
 def _begin() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = os.environ.get("RAY_ADDRESS") or "auto"
-    with _handler_kept():
+    with handler_kept():
         try:
             if address != "auto":
                 _reach(address)
@@ -78,19 +77,6 @@ def _reach(address: str) -> None:
     """Raise `OSError` or `ValueError` where nobody listens: Ray would take minutes to say so."""
     host, _, port = address.rpartition(":")
     socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-
-
-@contextmanager
-def _handler_kept() -> Iterator[None]:
-    """Put this process's answer to a SIGTERM back at the end of the block: Ray leaves its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def workers() -> tuple[dict[str, float], list[dict[str, Any]]]:

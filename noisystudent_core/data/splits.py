@@ -67,14 +67,6 @@ def divide(rows: Rows, validation_share: float, labelled_per_class: int | None, 
     return Division(validation, None if labelled_per_class is None else labelled)
 
 
-def validation_ids(rows: Rows, share: float, seed: int) -> set[bytes]:
-    """The images of each class with the smallest seeded hash: `share` of them, at least one, never all.
-
-    Raises `LabelError` for a class of a single image.
-    """
-    return divide(rows, share, None, seed).validation
-
-
 def hashed(identity: bytes, seed: int) -> bytes:
     """What decides over an image where chance should: 16 bytes of its id and a seed."""
     return hashlib.blake2b(identity, key=seed.to_bytes(8, "big"), digest_size=16).digest()

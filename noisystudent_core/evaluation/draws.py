@@ -9,8 +9,8 @@ import functools
 import torch
 from torch import Tensor
 
-_INCREMENT = 0x9E3779B97F4A7C15
-_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+from noisystudent_core.data.splitmix import INCREMENT, mix, wrapped
+
 _HALF_TURN = 3.14159265358979
 
 
@@ -21,13 +21,13 @@ class Draws:
     """
 
     def __init__(self, seeds_B: Tensor, frame: int = 0) -> None:
-        self._seeds_B = _mix(_mix(seeds_B.clone()) + frame)
+        self._seeds_B = mix(mix(seeds_B.clone()) + frame)
 
     def bits(self, stream: int, count: int, dtype: torch.dtype = torch.int32) -> Tensor:
         """Independent integers over the whole range of `dtype`, int32 or int16: [B, count]."""
         per_word = 8 // dtype.itemsize
-        keys_B = _mix(self._seeds_B + _signed(_INCREMENT * (stream + 1)))
-        words = _mix(keys_B[:, None] + _counters(-(-count // per_word), self._seeds_B.device))
+        keys_B = mix(self._seeds_B + wrapped(INCREMENT * (stream + 1)))
+        words = mix(keys_B[:, None] + _counters(-(-count // per_word), self._seeds_B.device))
         return words.view(dtype)[:, :count]
 
     def uniform(self, stream: int, *shape: int) -> Tensor:
@@ -48,22 +48,7 @@ class Draws:
 @functools.lru_cache(maxsize=16)
 def _counters(count: int, device: torch.device) -> Tensor:
     """increment x 1 .. count, modulo 2^64."""
-    return torch.arange(1, count + 1, device=device).mul_(_signed(_INCREMENT))
-
-
-def _mix(state: Tensor) -> Tensor:
-    """The finaliser, in place; int64 products wrap modulo 2^64, and shifts drop the copies of the sign bit."""
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        state.bitwise_xor_(_shifted(state, shift)).mul_(multiplier)
-    return state.bitwise_xor_(_shifted(state, 31))
-
-
-def _shifted(state: Tensor, bits: int) -> Tensor:
-    return (state >> bits).bitwise_and_((1 << (64 - bits)) - 1)
-
-
-def _signed(value: int) -> int:
-    return (value + 2**63) % 2**64 - 2**63
+    return torch.arange(1, count + 1, device=device).mul_(wrapped(INCREMENT))
 
 
 def _product(shape: tuple[int, ...]) -> int:

@@ -3,16 +3,14 @@
 Hendrycks and Dietterich 2019, section 4.3; METHOD section 5.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
-from noisystudent_core.data.mixing import derive
 from noisystudent_core.errors import ConfigurationError, DataError
-from noisystudent_core.evaluation.corruptions.constants import Generator
-from noisystudent_core.evaluation.metrics import Batches, check_images, check_labels, ranks
+from noisystudent_core.evaluation.metrics import check_images, check_labels, ranks
 from noisystudent_core.evaluation.relative import mean_relative
 from noisystudent_core.evaluation.sequences import frames, perturbation_sequence
 
@@ -60,58 +58,39 @@ def flip_probabilities(predictions_TB: Tensor, name: str) -> Tensor:
 
 def run(
     net: nn.Module,
-    batches: Batches,
-    *,
-    perturbations: Sequence[str] = NAMES,
-    seed: int = 0,
-    crop_px: int | None = None,
-    generator: Generator | None = None,
+    sets: Iterable[tuple[str, Iterable[tuple[Tensor, int]]]],
+    baseline: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[str, float]]:
-    """Yield (metric, percent) for (uint8 [B, 3, S, S], labels int64 [B]), perturbed on the net's device; one pass.
+    """Yield, in percent, `flip_probability/<perturbation>` as each is measured; then mean_flip_probability, over all
+    frames perturbation_top1, and mfr.
 
-    `flip_probability/<perturbation>`, `mean_flip_probability` (not normalised: see `mean_flip_rate`) and
-    `perturbation_top1` over all frames. Draws are a function of `seed`, perturbation and the image's place in the data.
-    The net is a `Normalised` one in eval mode and sees `crop_px`, if given. Raises `DataError` without images,
-    `LabelError` for labels that are no class of the net, and as `frames` does.
+    `sets` are (perturbation, sequences), a sequence being (frames uint8 [T, 3, S, S], label). `baseline` as in
+    `mean_flip_rate`; None where there is none: no mfr. The net is a `Normalised` one in eval mode. Raises `DataError`
+    without images, `LabelError` for labels that are no class of the net, and what `mean_flip_rate` does.
     """
-    device = next(net.parameters()).device
-    flips: dict[str, list[Tensor]] = {name: [] for name in perturbations}
-    hits: dict[str, list[Tensor]] = {name: [] for name in perturbations}
-    num_images = 0
-    for images, labels in batches:
-        images, places = images.to(device), torch.arange(num_images, num_images + len(images), device=device)
-        for name in perturbations:
-            seeds = places + derive(seed, name, 0)
-            sequence = frames(images, name, seeds, crop_px=crop_px, generator=generator)
-            predictions, right = _predict(net, sequence, labels)
-            flips[name].append(flip_probabilities(predictions, name))
-            hits[name].append(right.double().mean(0))
-        num_images += len(images)
-    check_images(num_images)
-    yield from _metrics(*({name: _percent(parts) for name, parts in each.items()} for each in (flips, hits)))
+    flips: dict[str, float] = {}
+    shares: list[float] = []
+    for perturbation, sequences in sets:
+        found = [_flips_and_hits(net, frames, label, perturbation) for frames, label in sequences]
+        check_images(len(found))
+        flips[perturbation] = fmean(flipped for flipped, _ in found)
+        shares.append(fmean(right for _, right in found))
+        yield f"flip_probability/{perturbation}", 100 * flips[perturbation]
+    check_images(len(flips))
+    yield "mean_flip_probability", 100 * fmean(flips.values())
+    yield "perturbation_top1", 100 * fmean(shares)
+    if baseline is not None:
+        yield "mfr", mean_flip_rate(flips, baseline)
 
 
-def _predict(net: nn.Module, sequence: Iterator[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Classes int64 [T, B] and whether they are right; logits that are no number are a flip each time."""
-    predictions, right = [], []
-    for number, frame in enumerate(sequence):
-        with torch.no_grad():
-            logits = net(frame)
-        if number == 0:
-            check_labels(labels, logits.shape[1])
-            labels = labels.to(logits.device)
-        predictions.append(logits.argmax(1).masked_fill(logits.isnan().any(1), -1 - number))
-        right.append(ranks(logits, labels) == 0)
-    return torch.stack(predictions), torch.stack(right)
-
-
-def _percent(parts: Sequence[Tensor]) -> float:
-    return 100 * torch.cat(list(parts)).mean().item()
-
-
-def _metrics(flips: Mapping[str, float], hits: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    for name, value in flips.items():
-        yield f"flip_probability/{name}", value
-    if flips:
-        yield "mean_flip_probability", fmean(flips.values())
-        yield "perturbation_top1", fmean(hits.values())
+def _flips_and_hits(net: nn.Module, frames: Tensor, label: int, perturbation: str) -> tuple[float, float]:
+    """Of a sequence uint8 [T, 3, S, S]: how often its class flips, and how many of its frames are right, in 0..1."""
+    with torch.no_grad():
+        logits = net(frames.to(next(net.parameters()).device))
+    labels = torch.full((len(frames),), label)
+    check_labels(labels, logits.shape[1])
+    numbers = torch.arange(len(frames), device=logits.device)
+    predictions = torch.where(logits.isnan().any(1), -1 - numbers, logits.argmax(1))  # no number: a flip each time
+    flipped = flip_probabilities(predictions[:, None], perturbation)
+    hits = ranks(logits, labels.to(logits.device)) == 0
+    return flipped.item(), hits.double().mean().item()

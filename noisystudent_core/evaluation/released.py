@@ -5,16 +5,11 @@ measured at the 224 and at the 299 release, resized to the resolution that the n
 (METHOD section 5; paper, section 3.4). Source: Hendrycks and Dietterich 2019.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import fmean
-
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator, Sequence
 
 from noisystudent_core.errors import SourceError
 from noisystudent_core.evaluation import corruptions as of_c
 from noisystudent_core.evaluation import perturbations as of_p
-from noisystudent_core.evaluation.accuracy import Accuracy
 from noisystudent_core.evaluation.folders import (
     ImageFolder,
     SequenceFolder,
@@ -22,7 +17,6 @@ from noisystudent_core.evaluation.folders import (
     image_folder,
     sequence_folder,
 )
-from noisystudent_core.evaluation.metrics import Batches, check_images, check_labels, measure, ranks, split
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.trees import some
 
@@ -55,70 +49,6 @@ def perturbation_folders(
     root = Folder.at(url)
     _check_named(root, perturbations, "perturbations")
     return ((name, sequence_folder((root / name).url, class_names)) for name in perturbations)
-
-
-def imagenet_c(
-    net: nn.Module, sets: Iterable[tuple[str, int, Batches]], baseline: Mapping[str, float] | None = of_c.ALEXNET
-) -> Iterator[tuple[str, float]]:
-    """Yield, in percent, `corruption_error/<corruption>/<severity>` as each is measured; then over the severities
-    `corruption_error/<corruption>`, over all `mean_corruption_error` and `corruption_top1`, and mce.
-
-    `sets` are (corruption, severity, batches), as of `corruption_folders`. `baseline` as in `mean_corruption_error`;
-    None where there is none: no mce. Raises what these two and `metrics.measure` do.
-    """
-    errors: dict[str, list[float]] = {}
-    for corruption, severity, batches in sets:
-        found, _ = split(measure(net, batches, Accuracy()))
-        errors.setdefault(corruption, []).append(100 - found["top1"])
-        yield f"corruption_error/{corruption}/{severity}", errors[corruption][-1]
-    check_images(len(errors))
-    means = {corruption: fmean(values) for corruption, values in errors.items()}
-    for corruption, mean in means.items():
-        yield f"corruption_error/{corruption}", mean
-    yield "mean_corruption_error", fmean(means.values())
-    yield "corruption_top1", 100 - fmean(means.values())
-    if baseline is not None:
-        yield "mce", of_c.mean_corruption_error({name: mean / 100 for name, mean in means.items()}, baseline)
-
-
-def imagenet_p(
-    net: nn.Module,
-    sets: Iterable[tuple[str, Iterable[tuple[Tensor, int]]]],
-    baseline: Mapping[str, float] | None = of_p.ALEXNET,
-) -> Iterator[tuple[str, float]]:
-    """Yield, in percent, `flip_probability/<perturbation>` as each is measured; then mean_flip_probability, over all
-    frames perturbation_top1, and mfr.
-
-    `sets` are (perturbation, sequences), as of `perturbation_folders`, a sequence being (frames uint8 [T, 3, S, S],
-    label). `baseline` as in `mean_flip_rate`; None where there is none: no mfr. Raises what these two and
-    `metrics.measure` do.
-    """
-    flips: dict[str, float] = {}
-    shares: list[float] = []
-    for perturbation, sequences in sets:
-        found = [_flips_and_hits(net, frames, label, perturbation) for frames, label in sequences]
-        check_images(len(found))
-        flips[perturbation] = fmean(flipped for flipped, _ in found)
-        shares.append(fmean(right for _, right in found))
-        yield f"flip_probability/{perturbation}", 100 * flips[perturbation]
-    check_images(len(flips))
-    yield "mean_flip_probability", 100 * fmean(flips.values())
-    yield "perturbation_top1", 100 * fmean(shares)
-    if baseline is not None:
-        yield "mfr", of_p.mean_flip_rate(flips, baseline)
-
-
-def _flips_and_hits(net: nn.Module, frames: Tensor, label: int, perturbation: str) -> tuple[float, float]:
-    """Of a sequence uint8 [T, 3, S, S]: how often its class flips, and how many of its frames are right, in 0..1."""
-    with torch.no_grad():
-        logits = net(frames.to(next(net.parameters()).device))
-    labels = torch.full((len(frames),), label)
-    check_labels(labels, logits.shape[1])
-    numbers = torch.arange(len(frames), device=logits.device)
-    predictions = torch.where(logits.isnan().any(1), -1 - numbers, logits.argmax(1))  # no number: a flip each time
-    flipped = of_p.flip_probabilities(predictions[:, None], perturbation)
-    hits = ranks(logits, labels.to(logits.device)) == 0
-    return flipped.item(), hits.double().mean().item()
 
 
 def _corruption_folders(

@@ -3,11 +3,8 @@
 import torch
 from torch import Tensor
 
+from noisystudent_core.data.splitmix import INCREMENT, mix, shift_right, wrapped
 from noisystudent_core.errors import ConfigurationError
-
-# SplitMix64 (Steele, Lea, Flood 2014): the odd increment and the two multipliers, as signed 64-bit integers
-_INCREMENT = 0x9E3779B97F4A7C15 - 2**64
-_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def uniform(seeds_B: Tensor, stream: int) -> Tensor:
@@ -20,9 +17,9 @@ def uniform(seeds_B: Tensor, stream: int) -> Tensor:
 
 def uniforms(seeds_B: Tensor, streams: range) -> Tensor:
     """Draw `uniform` of several streams S at once; returns float64 [B, S]."""
-    increments_S = torch.tensor([_wrap(_INCREMENT * (stream + 1)) for stream in streams], device=seeds_B.device)
-    bits_BS = _mix(_mix(seeds_B)[:, None] + increments_S)
-    return _shift_right(bits_BS, 11).to(torch.float64) * 2.0**-53
+    increments_S = torch.tensor([wrapped(INCREMENT * (stream + 1)) for stream in streams], device=seeds_B.device)
+    bits_BS = mix(mix(seeds_B.clone())[:, None] + increments_S)
+    return shift_right(bits_BS, 11).to(torch.float64) * 2.0**-53
 
 
 def integers(seeds_B: Tensor, stream: int, high: int) -> Tensor:
@@ -51,20 +48,3 @@ def check_images(images: Tensor) -> None:
             f"images have shape {list(images.shape)}: must be [B, C, H, W] with 1 or 3 channels; "
             "add the batch dimension with images[None], move channels first with images.permute(0, 3, 1, 2)"
         )
-
-
-def _mix(state: Tensor) -> Tensor:
-    """SplitMix64's finaliser; int64 multiplication wraps modulo 2^64 as the algorithm wants."""
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        state = (state ^ _shift_right(state, shift)) * multiplier
-    return state ^ _shift_right(state, 31)
-
-
-def _shift_right(state: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch shifts int64 arithmetically, so the copies of the sign bit are masked off."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _wrap(value: int) -> int:
-    """Bring a Python integer into the signed 64-bit range, modulo 2^64."""
-    return (value + 2**63) % 2**64 - 2**63

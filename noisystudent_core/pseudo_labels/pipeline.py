@@ -26,8 +26,8 @@ from noisystudent_core.data.gpu_jpeg import check_gpu, decode_on_gpu
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.mixing import id_seeds
 from noisystudent_core.data.parts import ANY_SIZE
+from noisystudent_core.data.reading import Key, Read, read_ahead
 from noisystudent_core.pseudo_labels.forward import Forward
-from noisystudent_core.pseudo_labels.reading import Key, Read, read_ahead
 from noisystudent_core.pseudo_labels.rows import Labelled, labelled, predictions
 
 PARTS_WAITING = 8  # that are begun and not taken yet

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from noisystudent_core.config.settings import PartSettings
-from noisystudent_core.data.parts import selected_rows
+from noisystudent_core.data.parts import read_images, selected_rows
 from noisystudent_core.data.schemas import read_column, to_bytes
 from noisystudent_core.errors import BadImagesError, PartsFailedError, RootError
 from noisystudent_core.events import Events, silent
@@ -213,6 +213,18 @@ class _Writer:
             if self._receipt:
                 data = json.dumps(self._receipt).encode()
                 (self._shared / "receipts").publish(f"{digest(data)}.json", data)
+
+
+def read_unit(images: Artifact, unit: Unit) -> pa.Table:
+    """Ids, bytes and reasons of a unit's images."""
+    table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image", "reason"])
+    return table if unit.rows is None else table.take(unit.rows)
+
+
+def rows_set_aside(schema: pa.Schema, num_rows: int, reason: str) -> pa.Table:
+    """Rows in place of a unit that is set aside: nothing but the reason, as its ids cannot be known either."""
+    columns = {field.name: pa.nulls(num_rows, field.type) for field in schema}
+    return pa.table(columns | {"reason": pa.repeat(f"set aside: {reason}", num_rows)}, schema=schema)
 
 
 @lru_cache(maxsize=8)

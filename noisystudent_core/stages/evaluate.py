@@ -86,8 +86,8 @@ def _measured(config: EvaluateConfig, inputs: Inputs, model: _Model) -> tuple[in
         _check_size(inputs["corrupted"], model)
         num_images = Artifact.open(inputs["corrupted"]).manifest.facts["num_images"]
         if isinstance(config.suite, Perturbations):
-            return num_images, released.imagenet_p(model.net, stored_sequences(inputs["corrupted"]), None)
-        return num_images, released.imagenet_c(model.net, stored_images(inputs["corrupted"], config.batch_size), None)
+            return num_images, perturbations.run(model.net, stored_sequences(inputs["corrupted"]))
+        return num_images, corruptions.run(model.net, stored_images(inputs["corrupted"], config.batch_size))
     num_images = sum(Artifact.open(inputs["images"]).manifest.facts["class_counts"].values())
     how = (inputs["images"], model.size, model.crop_fraction, config.batch_size)
     if not isinstance(config.suite, Adversarial):
@@ -104,11 +104,11 @@ def _released(config: EvaluateConfig, url: str, model: _Model) -> tuple[int, Res
         case "imagenet_c":
             sets = released.corruption_folders(url, names)
             batches = ((name, severity, found.batches(size, 1.0, config.batch_size)) for name, severity, found in sets)
-            results = released.imagenet_c(net, batches, corruptions.ALEXNET if published else None)
+            results = corruptions.run(net, batches, corruptions.ALEXNET if published else None)
             return len(image_folder(f"{url}/{corruptions.NAMES[0]}/1", names)), results
         case "imagenet_p":
             sequences = ((name, found.sequences(size)) for name, found in released.perturbation_folders(url, names))
-            results = released.imagenet_p(net, sequences, perturbations.ALEXNET if published else None)
+            results = perturbations.run(net, sequences, perturbations.ALEXNET if published else None)
             return len(sequence_folder(f"{url}/{perturbations.NAMES[0]}", names)), results
         case "imagenet_a":
             images, run = benchmarks.imagenet_a_folder(url), benchmarks.imagenet_a

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 
 from noisystudent_core.config.settings import PredictConfig
-from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import PREDICTIONS, distributions
 from noisystudent_core.events import Events
 from noisystudent_core.models import checkpoints
@@ -17,8 +16,8 @@ from noisystudent_core.noise.input_noise import source_geometry
 from noisystudent_core.noise.noised_teacher import NoisedTeacher
 from noisystudent_core.pseudo_labels.forward import Forward
 from noisystudent_core.pseudo_labels.pipeline import Labeller
-from noisystudent_core.stages.by_part import ByPart, Results, Unit, opened
-from noisystudent_core.storage.manifest import Artifact, Inputs
+from noisystudent_core.stages.by_part import ByPart, Results, Unit, opened, read_unit, rows_set_aside
+from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 
 
@@ -28,12 +27,7 @@ def _label(config: PredictConfig, inputs: Inputs, units: Sequence[Unit], events:
     digest_of_net = opened(inputs["checkpoint"]).manifest.content_digest
     forward, geometry = _forward(inputs["checkpoint"], digest_of_net, config)  # pyright: ignore[reportArgumentType]
     with Labeller(forward, config, *geometry) as labeller:
-        yield from labeller.label((unit, partial(_read, images, unit)) for unit in units)
-
-
-def _read(images: Artifact, unit: Unit) -> pa.Table:
-    table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image", "reason"])
-    return table if unit.rows is None else table.take(unit.rows)
+        yield from labeller.label((unit, partial(read_unit, images, unit)) for unit in units)
 
 
 @lru_cache(maxsize=2)
@@ -48,15 +42,13 @@ def _forward(url: str, content_digest: str, config: PredictConfig) -> tuple[Forw
 
 
 def _unlabelled(config: PredictConfig, inputs: Inputs, unit: Unit, reason: str) -> pa.Table:
-    """Rows without a label, in place of a part that is set aside: its ids cannot be known either."""
-    columns = {field.name: pa.nulls(unit.num_rows, field.type) for field in PREDICTIONS}
-    columns["reason"] = pa.repeat(f"set aside: {reason}", unit.num_rows)
+    rows = rows_set_aside(PREDICTIONS, unit.num_rows, reason)
     if config.keep == "label":
-        return pa.table(columns, schema=PREDICTIONS)
+        return rows
     num_classes = _num_classes(inputs)  # zeros: Parquet does not give lists of a fixed size back that are null
     zeros = pa.array(np.zeros(unit.num_rows * num_classes, np.float16))
-    columns["probabilities"] = pa.FixedSizeListArray.from_arrays(zeros, num_classes)
-    return pa.table(columns, schema=distributions(num_classes))
+    field = distributions(num_classes).field("probabilities")
+    return rows.append_column(field, pa.FixedSizeListArray.from_arrays(zeros, num_classes))
 
 
 def _facts(inputs: Inputs, units: Sequence[Unit]) -> dict[str, Any]:

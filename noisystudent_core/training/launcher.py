@@ -12,8 +12,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -42,7 +41,7 @@ def launch(work: Callable[..., Any], num_processes: int, events: Events, *argume
     listener.start()
     asked_to_stop = False
     try:
-        with _handler_kept():
+        with interruption.handler_kept():
             elastic_launch(_settings(num_processes), _take_part)(work, arguments, lines.theirs, events is not silent)
     except SignalException:
         asked_to_stop = True
@@ -171,19 +170,6 @@ def _settings(num_processes: int) -> LaunchConfig:
         shutdown_timeout=STOP_S,
         logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
     )
-
-
-@contextmanager
-def _handler_kept() -> Iterator[None]:
-    """Put this process's answer to a SIGTERM back at the end of the block: the launcher leaves its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _take_part(work: Callable[..., Any], arguments: Sequence[Any], lines: list[Connection], is_heard: bool) -> None:

@@ -6,10 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noisystudent_core.data.splits import check_labels, validation_ids
+from noisystudent_core.data.splits import check_labels, divide
 from noisystudent_core.errors import LabelError
 
 Rows = list[tuple[bytes, int]]
+
+
+def validation_ids(rows: Rows, share: float, seed: int) -> set[bytes]:
+    return divide(rows, share, None, seed).validation
 
 
 def rows_of(*sizes: int) -> Rows:

@@ -1,11 +1,15 @@
 """mCE of METHOD's golden and by hand; the evaluator on nets that know their answers."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from noisystudent_core.config import Corruptions
 from noisystudent_core.errors import ConfigurationError, DataError, LabelError
 from noisystudent_core.evaluation import corruptions
 from noisystudent_core.evaluation.corruptions import ALEXNET, NAMES, PROCEDURAL_FROST, mean_corruption_error
@@ -78,9 +82,15 @@ class Bright(nn.Module):
         return torch.stack((-mean, mean), 1)
 
 
-def measured(images: Tensor, labels: Tensor, batch_size: int = 2, **settings) -> dict[str, float]:
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return dict(corruptions.run(Bright(), batches, **settings))
+def measured(
+    images: Tensor, labels: Tensor, batch_size: int = 2, severities=corruptions.SEVERITIES
+) -> dict[str, float]:
+    def batches(name: str, severity: int) -> Any:
+        worse = corruptions.corrupt(images, name, severity, torch.arange(len(images)))
+        return zip(worse.split(batch_size), labels.split(batch_size), strict=True)
+
+    sets = ((name, severity, batches(name, severity)) for name in corruptions.names(None) for severity in severities)
+    return dict(corruptions.run(Bright(), sets))
 
 
 def greys(*levels: int) -> Tensor:
@@ -111,5 +121,5 @@ def test_nothing_to_measure_and_wrong_labels_are_told() -> None:
         dict(corruptions.run(Bright(), []))
     with pytest.raises(LabelError, match="label 2"):
         measured(greys(10, 20), torch.tensor([0, 2]))
-    with pytest.raises(ConfigurationError, match="0 severities"):
-        measured(greys(10), torch.tensor([0]), severities=())
+    with pytest.raises(ValidationError, match="severities"):
+        Corruptions(severities=())

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from noisystudent_core.evaluation.draws import Draws, _mix
+from noisystudent_core.data.splitmix import mix
+from noisystudent_core.evaluation.draws import Draws
 
 
 def test_the_finaliser_is_splitmix64s() -> None:
     """The published generator's first three outputs from the state 1234567."""
     increment = 0x9E3779B97F4A7C15
     states = [(1234567 + increment * n + 2**63) % 2**64 - 2**63 for n in (1, 2, 3)]
-    outputs = [value % 2**64 for value in _mix(torch.tensor(states)).tolist()]
+    outputs = [value % 2**64 for value in mix(torch.tensor(states)).tolist()]
     assert outputs == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 

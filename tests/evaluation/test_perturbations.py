@@ -1,6 +1,7 @@
 """Flip probabilities and mFR by hand, and the evaluator on nets that know their answers."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from noisystudent_core.data.mixing import derive
 from noisystudent_core.errors import ConfigurationError, DataError, LabelError
-from noisystudent_core.evaluation import perturbations
-from noisystudent_core.evaluation.perturbations import ALEXNET, NAMES, flip_probabilities, mean_flip_rate
+from noisystudent_core.evaluation.perturbations import ALEXNET, NAMES, flip_probabilities, mean_flip_rate, run
+from noisystudent_core.evaluation.sequences import perturbation_sequence
 
 
 def test_noise_is_compared_with_the_first_frame_others_with_the_one_before() -> None:
@@ -63,9 +65,15 @@ class Bright(nn.Module):
         return torch.stack((-mean, mean), 1)
 
 
-def measured(net: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 2, **settings) -> dict[str, float]:
-    batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    return dict(perturbations.run(net, batches, **settings))
+def measured(
+    net: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 2, perturbations=NAMES, seed: int = 0
+) -> dict[str, float]:
+    def sequences(name: str) -> Any:
+        seeds = torch.arange(len(images)) + derive(seed, name, 0)
+        for some, seeds_B, known in zip(*(column.split(batch_size) for column in (images, seeds, labels)), strict=True):
+            yield from zip(perturbation_sequence(some, name, seeds_B).transpose(0, 1), known.tolist(), strict=True)
+
+    return dict(run(net, ((name, sequences(name)) for name in perturbations)))
 
 
 def greys(*levels: int) -> Tensor:
@@ -101,6 +109,6 @@ def test_a_net_that_diverged_flips_always() -> None:
 
 def test_nothing_to_measure_and_wrong_labels_are_told() -> None:
     with pytest.raises(DataError, match="0 images"):
-        dict(perturbations.run(Bright(), []))
+        dict(run(Bright(), []))
     with pytest.raises(LabelError, match="label 7"):
         measured(Bright(), greys(10), torch.tensor([7]))

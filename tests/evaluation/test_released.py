@@ -15,7 +15,7 @@ from PIL import Image
 
 from noisystudent_core.errors import ConfigurationError, DataError, LabelError, SourceError
 from noisystudent_core.evaluation import corruptions, perturbations
-from noisystudent_core.evaluation.released import corruption_folders, imagenet_c, imagenet_p, perturbation_folders
+from noisystudent_core.evaluation.released import corruption_folders, perturbation_folders
 from tests.evaluation.tabled import Table
 
 CLASSES = ("n01440764", "n02123394")
@@ -53,6 +53,14 @@ def write_p(
             for frame, level in enumerate(sequence):
                 (folder / f"img{frame}.png").write_bytes(grey(level, "PNG"))
     return str(root)
+
+
+def imagenet_c(net: Any, sets: Any, baseline: Any = corruptions.ALEXNET) -> Any:
+    return corruptions.run(net, sets, baseline)
+
+
+def imagenet_p(net: Any, sets: Any, baseline: Any = perturbations.ALEXNET) -> Any:
+    return perturbations.run(net, sets, baseline)
 
 
 def batches_of(folders: Any, batch_size: int = 4) -> Any:

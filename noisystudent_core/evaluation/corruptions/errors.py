@@ -1,17 +1,14 @@
 """Errors under corruption: an evaluator, and the mean corruption error."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from noisystudent_core.data.mixing import derive
 from noisystudent_core.errors import ConfigurationError
-from noisystudent_core.evaluation.corruptions.constants import PROCEDURAL_FROST, SEVERITIES, Generator
-from noisystudent_core.evaluation.corruptions.frost import Textures
-from noisystudent_core.evaluation.corruptions.generate import corrupt, names
-from noisystudent_core.evaluation.metrics import Batches, check_images, check_labels, ranks
+from noisystudent_core.evaluation.accuracy import Accuracy
+from noisystudent_core.evaluation.corruptions.constants import PROCEDURAL_FROST
+from noisystudent_core.evaluation.metrics import Batches, check_images, measure, split
 from noisystudent_core.evaluation.relative import mean_relative
 
 # mean error of AlexNet over the five severities of ImageNet-C (METHOD section 5)
@@ -50,53 +47,24 @@ def mean_corruption_error(errors: Mapping[str, float], baseline: Mapping[str, fl
 
 
 def run(
-    net: nn.Module,
-    batches: Batches,
-    *,
-    severities: Sequence[int] = SEVERITIES,
-    seed: int = 0,
-    frost_textures: Textures | None = None,
-    generator: Generator | None = None,
+    net: nn.Module, sets: Iterable[tuple[str, int, Batches]], baseline: Mapping[str, float] | None = None
 ) -> Iterator[tuple[str, float]]:
-    """Yield (metric, percent) for (uint8 [B, 3, S, S], labels int64 [B]), corrupted on the net's device; one pass.
+    """Yield, in percent, `corruption_error/<corruption>/<severity>` as each is measured; then over the severities
+    `corruption_error/<corruption>`, over all `mean_corruption_error` and `corruption_top1`, and mce.
 
-    `corruption_error/<corruption>/<severity>`, `corruption_error/<corruption>` over the severities,
-    `mean_corruption_error` over all (not normalised: see `mean_corruption_error` the function) and `corruption_top1`,
-    its complement. Draws are a function of `seed`, corruption, severity and the image's place in the data. The net is a
-    `Normalised` one in eval mode. Raises `DataError` without images, `LabelError` for labels that are no class of the
-    net, and as `corrupt` does.
+    `sets` are (corruption, severity, batches). `baseline` as in `mean_corruption_error`; None where there is none: no
+    mce. The net is a `Normalised` one in eval mode. Raises what that and `metrics.measure` do.
     """
-    device = next(net.parameters()).device
-    kinds = [(name, severity) for name in names(frost_textures) for severity in severities]
-    if not kinds:
-        raise ConfigurationError("0 severities: give at least 1 of 1 to 5")
-    wrong = torch.zeros(len(kinds), dtype=torch.int64, device=device)
-    num_images = 0
-    for images, labels in batches:
-        images, places = images.to(device), torch.arange(num_images, num_images + len(images), device=device)
-        for index, (name, severity) in enumerate(kinds):
-            seeds = places + derive(seed, name, severity)
-            worse = corrupt(images, name, severity, seeds, frost_textures=frost_textures, generator=generator)
-            wrong[index] += _num_wrong(net, worse, labels)
-        num_images += len(images)
-    check_images(num_images)
-    yield from _metrics(dict(zip(kinds, (wrong.double() * (100 / num_images)).tolist(), strict=True)))
-
-
-def _num_wrong(net: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        logits = net(images)
-    check_labels(labels, logits.shape[1])
-    return (ranks(logits, labels.to(logits.device)) > 0).sum()
-
-
-def _metrics(errors: Mapping[tuple[str, int], float]) -> Iterator[tuple[str, float]]:
-    by_name: dict[str, list[float]] = {}
-    for (name, severity), error in errors.items():
-        by_name.setdefault(name, []).append(error)
-        yield f"corruption_error/{name}/{severity}", error
-    for name, values in by_name.items():
-        yield f"corruption_error/{name}", fmean(values)
-    mean = fmean(map(fmean, by_name.values()))
-    yield "mean_corruption_error", mean
-    yield "corruption_top1", 100 - mean
+    errors: dict[str, list[float]] = {}
+    for corruption, severity, batches in sets:
+        found, _ = split(measure(net, batches, Accuracy()))
+        errors.setdefault(corruption, []).append(100 - found["top1"])
+        yield f"corruption_error/{corruption}/{severity}", errors[corruption][-1]
+    check_images(len(errors))
+    means = {corruption: fmean(values) for corruption, values in errors.items()}
+    for corruption, mean in means.items():
+        yield f"corruption_error/{corruption}", mean
+    yield "mean_corruption_error", fmean(means.values())
+    yield "corruption_top1", 100 - fmean(means.values())
+    if baseline is not None:
+        yield "mce", mean_corruption_error({name: mean / 100 for name, mean in means.items()}, baseline)

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from noisystudent_core.pseudo_labels import reading
-from noisystudent_core.pseudo_labels.reading import MAX_READS, read_ahead
+from noisystudent_core.data import reading
+from noisystudent_core.data.reading import MAX_READS, read_ahead
 
 
 @pytest.mark.parametrize(("size", "most"), [(10, MAX_READS), (40, 2), (100, 1), (1000, 1)])
