@@ -25,13 +25,15 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import TaskRunResult
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from benchmarks.in_order import InOrder
+from noisystudent_core import stages
+from noisystudent_core.config.evaluation import ReportConfig
 from noisystudent_core.evaluation import report
 from noisystudent_core.models import checkpoints
 from noisystudent_core.recipes import EXAMPLES
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.verify import artifact_urls
 from tasks import progress, servers
-from tests.flows.in_order import algorithm_1
 from tests.flows.world import (
     SIZES,
     World,
@@ -254,7 +256,10 @@ def test_second_run_logs_nothing_twice(world: World, tracked: dict[str, Any], re
 def test_stages_in_the_flow_s_order_give_the_flow_s_artifacts(
     world: World, rows: list[dict[str, Any]], s3_root: str
 ) -> None:
-    algorithm_1(world.config(), s3_root)
+    config = world.config()
+    in_order = InOrder(config, s3_root, say=lambda text: None)
+    models, pictured = in_order.algorithm_1()
+    stages.report(ReportConfig.of(config), report.inputs(models) | pictured, s3_root)
     assert contents(s3_root) == contents(world.root)
 
 
