@@ -13,13 +13,15 @@ from noisystudent_core.recipes.imagenet import (
     imagenet_b7,
     imagenet_l2,
 )
-from noisystudent_core.recipes.small_images import cifar10, svhn
+from noisystudent_core.recipes.small_images import cifar10, cifar10_mismatched, cifar10_wrn, svhn
 
 __all__ = [
     "EXAMPLES",
     "RECIPES",
     "SHORTCUTS",
     "cifar10",
+    "cifar10_mismatched",
+    "cifar10_wrn",
     "configure",
     "digits",
     "finetune",

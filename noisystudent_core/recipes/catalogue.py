@@ -7,12 +7,14 @@ from noisystudent_core.config import NoisyStudentConfig, apply_overrides
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.recipes.everyday import digits, finetune
 from noisystudent_core.recipes.imagenet import IMAGENET
-from noisystudent_core.recipes.small_images import cifar10, svhn
+from noisystudent_core.recipes.small_images import cifar10, cifar10_mismatched, cifar10_wrn, svhn
 
 RECIPES: dict[str, Callable[..., NoisyStudentConfig]] = {
     "digits": digits,
     "finetune": finetune,
     "cifar10": cifar10,
+    "cifar10_wrn": cifar10_wrn,
+    "cifar10_mismatched": cifar10_mismatched,
     "svhn": svhn,
     **IMAGENET,
 }

@@ -107,7 +107,7 @@ def test_shrink_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"recipe": "digit"}, "recipe 'digit': must be one of digits, finetune, cifar10, svhn, imagenet_b0, "),
+        ({"recipe": "digit"}, "recipe 'digit': must be one of digits, finetune, cifar10, cifar10_wrn, "),
         ({"recipe": "digits", "num_iterations": 0}, "num_iterations=0: must be >= 1; the paper does three"),
         ({"recipe": "digits", "seed": 1, "overrides": {"seed": 2}}, "'seed' is given by a parameter and by overrides"),
         (
