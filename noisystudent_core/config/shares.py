@@ -1,8 +1,17 @@
-"""How a step's images are shared out: over processes, and over the micro-batches of each."""
+"""How work is shared out: a step's images over processes and micro-batches, a stage's parts over task runs."""
 
 from collections.abc import Sequence
 
 from noisystudent_core.errors import ConfigurationError
+
+MAX_GROUPS = 500  # task runs a stage: the server drops events past a few thousand
+GROUPS_PER_SLOT = 4
+PARTS_PER_GROUP = 60  # at most, while there are fewer groups than that: what a retry plans anew
+
+
+def num_groups(num_parts: int, num_slots: int) -> int:
+    """Groups, at most, that the parts of a stage are shared out into on so many slots."""
+    return min(MAX_GROUPS, max(GROUPS_PER_SLOT * num_slots, -(-num_parts // PARTS_PER_GROUP)))
 
 
 def check_shares(images_per_step: Sequence[int], micro_batches: int, num_processes: int) -> None:

@@ -1,6 +1,8 @@
 """timm models as this project fits them: weights, head and batch norm; their noise is set in `noise.model_noise`."""
 
 import difflib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import timm
@@ -83,7 +85,14 @@ def check_name(name: str) -> None:
 
 
 def num_parameters(config: ModelConfig, num_classes: int) -> int:
-    """Parameters of the net, counted without allocating them.
+    """Parameters of the net, counted without allocating them; raises as `on_paper` does."""
+    return sum(parameter.numel() for parameter in on_paper(config, num_classes).parameters())
+
+
+def on_paper(
+    config: ModelConfig, num_classes: int, watch: Callable[[nn.Module], AbstractContextManager[Any]] = nullcontext
+) -> nn.Module:
+    """The net without memory for its weights, after it was given one image, in the block of `watch(net)`.
 
     Raises `ConfigurationError` for a name timm does not know, and for images of a size that the net cannot take.
     """
@@ -92,14 +101,15 @@ def num_parameters(config: ModelConfig, num_classes: int) -> int:
     try:
         with torch.device("meta"), torch.no_grad():
             model = timm.create_model(config.name, num_classes=num_classes, **arguments).eval()
-            model(torch.empty(size))
+            with watch(model):
+                model(torch.empty(size))
     except (RuntimeError, ValueError, AssertionError) as error:
         raise ConfigurationError(
             f"resolution_px={config.resolution_px}: {config.name} cannot take images of this size "
             f"({str(error).splitlines()[0]}); choose a larger size, or a net made for small images (cifar_resnet20, "
             "tf_efficientnet_b0_32px)"
         ) from None
-    return sum(parameter.numel() for parameter in model.parameters())
+    return model
 
 
 def with_own_geometry(config: ModelConfig) -> ModelConfig:
