@@ -47,7 +47,7 @@ lint: setup  ## what CI checks beside the tests: style, types, import rules, the
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/uv pip check --python $(BIN)/python
-	$(BIN)/uv pip install --python $(BIN)/python --offline --dry-run --group dev --extra ray -c requirements.lock -r pyproject.toml
+	$(BIN)/uv pip install --python $(BIN)/python --offline --dry-run --group dev --extra ray --extra server -c requirements.lock -r pyproject.toml
 
 format: setup  ## put the style right
 	$(BIN)/ruff check --fix

@@ -99,21 +99,28 @@ def status(home: Path | None = None) -> list[Status]:
 
 
 def deploy(home: Path | None = None) -> None:
-    """Write the deployments of `deployments/prefect.yaml` to the local server, over what is there.
+    """Write the deployments of `deployments/prefect.yaml` to the local server, over what is there, and the automation.
 
     Raises ServerError with Prefect's own words when it refuses.
     """
     servers = servers_at(home or home_folder())
     file = SOURCE / "deployments" / "prefect.yaml"
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+    _ask(servers, ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)])
+    _ask(servers, ["tasks.automation"])
+
+
+def _ask(servers: Servers, command: list[str]) -> None:
+    """Have another Python module talk to the local server; raises ServerError with its own words when that fails."""
+    words = " ".join(command)
+    arguments = [sys.executable, "-m", *command]
     try:
         done = subprocess.run(
-            command, env=environment(servers), cwd=work_folder(), capture_output=True, text=True, timeout=START_S
+            arguments, env=environment(servers), cwd=work_folder(), capture_output=True, text=True, timeout=START_S
         )
     except subprocess.TimeoutExpired:
-        raise ServerError(f"prefect deploy took over {START_S:.0f} s; {log_tail(servers.home, 'prefect')}") from None
+        raise ServerError(f"{words} took over {START_S:.0f} s; {log_tail(servers.home, 'prefect')}") from None
     if done.returncode != 0:
-        raise ServerError(f"prefect deploy of {file} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
+        raise ServerError(f"{words} failed:\n{(done.stdout + done.stderr).strip()[-2000:]}")
 
 
 @contextlib.contextmanager

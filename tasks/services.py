@@ -26,6 +26,7 @@ PREFECT_SETTINGS = {
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_TRIGGERS_READ_BATCH_SIZE": "200",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least; four missed ones: tasks/automation.py
     "PREFECT_WORKER_QUERY_SECONDS": "2",  # a run starts within 2 s of being asked for
     "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
     "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # else uv would install the checkout anew for each run
@@ -108,6 +109,7 @@ def environment(servers: Servers) -> dict[str, str]:
         "PREFECT_API_URL": servers.prefect_api_url,
         "MLFLOW_TRACKING_URI": servers.mlflow_url,
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "NOISY_STUDENT_WORK_POOL": WORK_POOL,  # deployments/prefect.yaml
         **PREFECT_SETTINGS,
     }
 
