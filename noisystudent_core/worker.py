@@ -20,6 +20,7 @@ from noisystudent_core import interruption, stages
 from noisystudent_core.config import NoisyStudentConfig, evaluation, settings
 from noisystudent_core.config import data as data_settings
 from noisystudent_core.events import Events
+from noisystudent_core.planning.plan import plan
 from noisystudent_core.storage.manifest import Manifest
 
 CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
@@ -29,6 +30,10 @@ CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "plan_fingerprint": (data_settings.FingerprintConfig, stages.plan_fingerprint),
     "fingerprint_group": (data_settings.FingerprintConfig, stages.fingerprint_group),
     "fingerprint": (data_settings.FingerprintConfig, stages.fingerprint),
+    "plan_inspect_parts": (data_settings.InspectPartsConfig, stages.plan_inspect_parts),
+    "inspect_parts_group": (data_settings.InspectPartsConfig, stages.inspect_parts_group),
+    "inspect_parts": (data_settings.InspectPartsConfig, stages.inspect_parts),
+    "inspect": (data_settings.InspectConfig, stages.inspect),
     "fit": (settings.FitConfig, stages.fit),
     "fix_resolution": (settings.FixResolutionConfig, stages.fix_resolution),
     "adopt": (settings.AdoptConfig, stages.adopt),
@@ -40,6 +45,7 @@ CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "corrupt": (evaluation.CorruptConfig, stages.corrupt),
     "evaluate": (evaluation.EvaluateConfig, stages.evaluate),
     "report": (evaluation.ReportConfig, stages.report),
+    "plan": (NoisyStudentConfig, plan),
 }
 
 

@@ -6,6 +6,8 @@ from noisystudent_core.config.data import (
     ExclusionsConfig,
     FingerprintConfig,
     IngestConfig,
+    InspectConfig,
+    InspectPartsConfig,
     PrepareConfig,
     Sources,
 )
@@ -53,6 +55,8 @@ __all__ = [
     "FixResolutionConfig",
     "IngestConfig",
     "InputNoise",
+    "InspectConfig",
+    "InspectPartsConfig",
     "IterationConfig",
     "LearnerConfig",
     "MaterialiseConfig",

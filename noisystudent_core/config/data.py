@@ -36,7 +36,8 @@ class PrepareConfig(StageSettings):
 
     stage, kind, version = "prepare", "images", 3
     ingest: IngestConfig = IngestConfig()
-    read_labels: bool = False  # labels are read where ingest.num_classes is None, too: as many as the source names
+    # labels are read where ingest.num_classes is None, too: as many as the source names; "named": if it names any
+    read_labels: bool | Literal["named"] = False
     max_bad_fraction: Annotated[float, Field(ge=0, le=1)] = 0.01  # of undecodable images
     # which side of a stratified split to keep; "unlabelled": what labelled_per_class leaves of the training side
     share: Literal["all", "training", "validation", "unlabelled"] = "all"
@@ -93,6 +94,24 @@ class ExclusionsConfig(StageSettings):
     near_radius: Radius | None = None
     max_look_alikes: Fraction = 0.02
     repeat_radius: Radius | None = None
+
+
+class InspectPartsConfig(PartSettings):
+    """What an inspection keeps of every image: class, size, format, and the hash by which look-alikes are found."""
+
+    stage, kind, version = "inspect_parts", "inspections", 1
+
+
+class InspectConfig(StageSettings):
+    """What is in sets of images: counts, repeats, and evaluation images among those for training."""
+
+    stage, kind, version = "inspect", "inspected", 1
+    near_radius: Radius | None = 4  # None: only equal bytes are compared
+    max_look_alikes: Fraction = 0.02  # share of an evaluation set: above it a hash is no evidence of a copy
+    max_near_images: Annotated[int, Field(ge=1)] = 5_000_000  # of a set that is compared; 160 bytes of memory each
+    classes_shown: Annotated[int, Field(ge=1)] = 24  # in pictures: half of them the largest, half the smallest
+    pictures_per_class: Annotated[int, Field(ge=1)] = 8
+    seed: int = 0  # of the choice of pictures
 
 
 class DataConfig(Settings):

@@ -88,18 +88,23 @@ class EvaluateConfig(StageSettings):
     batch_size: Annotated[int, Field(ge=1)] = 256
     suite: Suite | None = None
     released: Literal["folder", "imagenet_a", "imagenet_c", "imagenet_p", "real"] | None = None
+    # what the net's classes are called in the released folders; "sorted": as these, in their order; None: as the
+    # checkpoint says, else ImageNet's wnids or numbers
+    class_names: tuple[str, ...] | Literal["sorted"] | None = None
 
     @model_validator(mode="after")
     def _one_measurement(self) -> "EvaluateConfig":
         if self.suite is not None and self.released is not None:
             raise ValueError(f"suite={self.suite.kind}, released={self.released}: two measurements; give one of them")
+        if self.class_names is not None and self.released is None:
+            raise ValueError("class_names: say what a released benchmark's folders are of; leave them out without one")
         return self
 
 
 class ReportConfig(StageSettings):
     """The page on a run, with tables and figures; numbers bound what is read for its pictures."""
 
-    stage, kind, version = "report", "reports", 1
+    stage, kind, version = "report", "reports", 2
     name: str  # of the run
     seed: int = 0  # of the run
     class_names: tuple[str, ...] | None = None

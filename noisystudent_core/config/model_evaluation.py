@@ -26,6 +26,7 @@ SUITES: Mapping[str, type[Settings]] = {
     "adversarial": Adversarial,
 }
 TIMM = "timm:"
+NUM_IMAGENET_CLASSES = 1000  # of timm's published weights, unless said
 
 
 class ModelEvaluation(Settings):
@@ -33,7 +34,10 @@ class ModelEvaluation(Settings):
 
     checkpoint: str | None = None  # a finished one; None: that of `model`
     model: ModelConfig | None = None  # whose published weights, or whose file, are taken
-    num_classes: Annotated[int, Field(ge=1)] | None = None
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    # what the net's classes are called in the folders and in the images: in their order, or "sorted"; None: as the
+    # checkpoint says, else as `EvaluateConfig.class_names`
+    class_names: tuple[str, ...] | Literal["sorted"] | None = None
     images: str | None = None
     folders: dict[Released, str] = Field(default_factory=dict)
     robustness: RobustnessConfig = RobustnessConfig()
@@ -69,27 +73,58 @@ class ModelEvaluation(Settings):
         """Settings that make a checkpoint of weights that are no artifact of ours."""
         if self.model is None:
             return None
-        return AdoptConfig(model=self.model, num_classes=self.num_classes or 1000, own_geometry=self.model.pretrained)
+        return AdoptConfig(
+            model=self.model,
+            num_classes=self.num_classes or NUM_IMAGENET_CLASSES,
+            own_geometry=self.model.pretrained,
+            class_names=self.listed_names,
+        )
 
-    def prepare(self, num_classes: int) -> PrepareConfig:
-        """Settings that take in the images."""
-        return PrepareConfig(ingest=IngestConfig(num_classes=num_classes), max_bad_fraction=self.max_bad_fraction)
+    @property
+    def listed_names(self) -> tuple[str, ...] | None:
+        """The names of classes that are given one by one."""
+        return None if self.class_names == "sorted" else self.class_names
+
+    def prepare(self, num_classes: int, known: Sequence[str] | None) -> PrepareConfig:
+        """Settings that take in the images, whose labels are classes of the net; `known`: its checkpoint's names."""
+        names = self.listed_names or (tuple(known) if known and self.class_names is None else None)
+        ingest = IngestConfig(num_classes=num_classes, class_names=names)
+        return PrepareConfig(ingest=ingest, max_bad_fraction=self.max_bad_fraction)
 
     def evaluate(self, benchmark: str, suite: Suite | None = None, released: Released | None = None) -> EvaluateConfig:
         """Settings of one measurement."""
-        return EvaluateConfig(benchmark=benchmark, batch_size=self.batch_size, suite=suite, released=released)
+        return EvaluateConfig(
+            benchmark=benchmark,
+            batch_size=self.batch_size,
+            suite=suite,
+            released=released,
+            class_names=self.class_names if released is not None else None,
+        )
 
     def corrupt(self, suite: Corruptions | Perturbations, size: int, crop_fraction: float) -> CorruptConfig:
-        """Settings of a suite's images, as a model of this input sees them."""
-        return CorruptConfig(suite=suite, resolution_px=size, crop_fraction=crop_fraction)
+        """Settings of a suite's images, as a model of this input sees them.
+
+        Raises `ConfigurationError` for a size at which images cannot be made worse.
+        """
+        return validated({"suite": suite, "resolution_px": size, "crop_fraction": crop_fraction}, CorruptConfig)
 
 
 def _model(checkpoint: str, model: str | None, num_classes: int | None) -> dict[str, Any]:
     """Where the weights come from."""
+    is_file = checkpoint.endswith(".safetensors")
+    if model is not None and not is_file:
+        raise ConfigurationError(
+            f"model={model!r} beside {checkpoint}, which says itself what net it is: leave model out, or give a "
+            ".safetensors file of that net"
+        )
     if checkpoint.startswith(TIMM):
         return {"model": {"name": checkpoint.removeprefix(TIMM), "pretrained": True}}
-    if not checkpoint.endswith(".safetensors"):
+    if not is_file:
         return {"checkpoint": checkpoint}
     if model is None or num_classes is None:
-        raise ConfigurationError(f"{checkpoint}: a file of weights alone; say which net it is of: model, num_classes")
+        missing = " and ".join(n for n, given in (("model", model), ("num_classes", num_classes)) if given is None)
+        raise ConfigurationError(
+            f"{checkpoint}: weights alone, without the net that they are of; give {missing}, as "
+            'model="resnet50", num_classes=1000'
+        )
     return {"model": {"name": model, "weights": checkpoint}}

@@ -92,6 +92,14 @@ class SelectionConfig(Settings):
     max_copies: Annotated[int, Field(ge=1)] | None = None
 
 
+class PublicationConfig(Settings):
+    """How the last student stands in the registry."""
+
+    license: Annotated[str, Field(min_length=1)] = "not stated"  # of the weights, for the model card
+    # on the validation images; alias `champion` moves to a student that is better by it only
+    champion_metric: Literal["top1", "top5", "macro_f1"] = "top1"
+
+
 class DebugConfig(Settings):
     """Checks of a set-up, for the first minutes with a new data set or net."""
 
@@ -115,6 +123,7 @@ class NoisyStudentConfig(Settings):
     batch_size: Annotated[int, Field(ge=1)] = 256  # images at a time in labelling and evaluation
     execution: ExecutionConfig = ExecutionConfig()  # of every fit
     robustness: RobustnessConfig = RobustnessConfig()  # beside accuracy; nothing unless it is set
+    publication: PublicationConfig = PublicationConfig()
     debug: DebugConfig = DebugConfig()
 
     @model_validator(mode="after")

@@ -11,10 +11,19 @@ from noisystudent_core.data.sources.folders import class_name
 from noisystudent_core.data.sources.readers import labels, own_names
 from noisystudent_core.data.sources.samples import Label, is_number
 from noisystudent_core.errors import LabelError
+from noisystudent_core.storage.manifest import Manifest
 from noisystudent_core.storage.sources import SourceFile
 
 NUM_THREADS = 8  # that read heads of files
 SHOWN = 10  # names in a message
+
+
+def num_classes_of(images: Manifest) -> int | None:
+    """How many classes a prepared set has, as it was told or by their names; None where no image has a label."""
+    told, names = images.config["ingest"]["num_classes"], images.facts.get("class_names")
+    if told is None and images.facts.get("class_counts") and names:
+        return len(names)
+    return told
 
 
 class Labels:

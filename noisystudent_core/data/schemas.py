@@ -25,6 +25,20 @@ PREDICTIONS = pa.schema({"image_id": IMAGE_ID, "label": pa.int32(), "confidence"
 EXCLUSIONS = pa.schema({"image_id": IMAGE_ID, "reason": pa.string()})
 NEAR_EXCLUSIONS = EXCLUSIONS.append(pa.field("resembles", IMAGE_ID)).append(pa.field("distance", pa.int32()))  # in bits
 FINGERPRINTS = pa.schema({"image_id": IMAGE_ID, "hash": pa.uint64(), "reason": pa.string()})  # no hash, no reason: flat
+INSPECTIONS = pa.schema(
+    {
+        "image_id": IMAGE_ID,
+        "label": pa.int32(),  # null: unlabelled
+        "source": pa.string(),
+        "height": pa.int32(),  # upright; null, as width, format and mode, where `reason` says why
+        "width": pa.int32(),
+        "num_bytes": pa.int64(),
+        "format": pa.string(),  # as Pillow calls it
+        "mode": pa.string(),  # likewise
+        "hash": pa.uint64(),  # null where nothing is to be seen
+        "reason": pa.string(),
+    }
+)
 SELECTION = pa.schema(
     {
         "image_id": IMAGE_ID,

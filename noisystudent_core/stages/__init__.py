@@ -12,6 +12,8 @@ from noisystudent_core.stages.exclusions import exclusions
 from noisystudent_core.stages.fingerprint import fingerprint, fingerprint_group, plan_fingerprint
 from noisystudent_core.stages.fit import fit
 from noisystudent_core.stages.fix_resolution import fix_resolution
+from noisystudent_core.stages.inspect import inspect
+from noisystudent_core.stages.inspect_parts import inspect_parts, inspect_parts_group, plan_inspect_parts
 from noisystudent_core.stages.materialise import materialise
 from noisystudent_core.stages.predict import plan_predict, predict, predict_group
 from noisystudent_core.stages.prepare import prepare
@@ -28,8 +30,12 @@ __all__ = [
     "fingerprint_group",
     "fit",
     "fix_resolution",
+    "inspect",
+    "inspect_parts",
+    "inspect_parts_group",
     "materialise",
     "plan_fingerprint",
+    "plan_inspect_parts",
     "plan_predict",
     "predict",
     "predict_group",

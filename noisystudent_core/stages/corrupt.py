@@ -1,6 +1,6 @@
 """Labelled images made worse: the corruptions and perturbation sequences of a set, kept for every model to see."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noisystudent_core.config.evaluation import CorruptConfig, Corruptions, Perturbations
+from noisystudent_core.data.labels import num_classes_of
 from noisystudent_core.data.mixing import derive, id_seeds
 from noisystudent_core.data.parts import decode, labelled_rows
 from noisystudent_core.data.schemas import PIXELS, from_bytes, to_bytes
@@ -34,15 +35,19 @@ def corrupt(config: CorruptConfig, inputs: Inputs, place: Place, events: Events)
     textures = read_textures(inputs["frost"]) if "frost" in inputs else None
     kinds = list(_kinds(config.suite, textures))
     parts = []
-    for done, kind in enumerate(kinds, 1):
+    for number, kind in enumerate(kinds):
+
+        def tell(done: int, before: int = number * len(labels)) -> None:
+            events("progress", done=before + done, total=len(kinds) * len(labels), unit="images")
+
         name = file_of(kind)
         if name in there:
             data = place.folder.read(name)
+            tell(len(labels))
         else:
-            data = to_bytes(_table(_worse(config, kind, images, ids, textures), labels), PIXELS)
+            data = to_bytes(_table(_worse(config, kind, images, ids, textures, tell), labels), PIXELS)
         parts.append(publish_part(place.folder, name, data, len(labels)))
-        events("progress", done=done, total=len(kinds), unit="kinds")
-    num_classes = Artifact.open(inputs["images"]).manifest.config["ingest"]["num_classes"]
+    num_classes = num_classes_of(Artifact.open(inputs["images"]).manifest)
     facts = {"kinds": [list(kind) for kind in kinds], "num_images": len(labels), "num_classes": num_classes}
     return Written(tuple(parts), facts=facts | {"resolution_px": config.resolution_px})
 
@@ -94,9 +99,17 @@ def _kinds(suite: Corruptions | Perturbations, textures: Textures | None) -> Ite
 
 
 def _worse(
-    config: CorruptConfig, kind: Kind, images: Tensor, ids: pa.ChunkedArray, textures: Textures | None
+    config: CorruptConfig,
+    kind: Kind,
+    images: Tensor,
+    ids: pa.ChunkedArray,
+    textures: Textures | None,
+    tell: Callable[[int], None],
 ) -> np.ndarray:
-    """The images of a kind, uint8 [N, T, 3, S, S]: of a corruption one, of a perturbation a sequence."""
+    """The images of a kind, uint8 [N, T, 3, S, S]: of a corruption one, of a perturbation a sequence.
+
+    `tell` is told after each batch how many are done.
+    """
     (name, severity), found = kind, []
     seeds = id_seeds(derive(config.suite.seed, name, severity), ids)
     for some, seeds_B in zip(images.split(BATCH_SIZE), seeds.split(BATCH_SIZE), strict=True):
@@ -106,6 +119,7 @@ def _worse(
         else:
             worse = sequences.perturbation_sequence(some, name, seeds_B, crop_px=config.resolution_px)
         found.append(worse.transpose(0, 1).cpu().numpy())
+        tell(sum(map(len, found)))
     return np.concatenate(found)
 
 

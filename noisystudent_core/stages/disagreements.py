@@ -53,7 +53,7 @@ def disagreements(
         return None
     images = _sample(config, inputs[which])
     label = torch.from_numpy(images["label"].to_numpy().astype("int64"))
-    teacher, student = (_ask(config, str(models[number]["checkpoint"]), images, label) for number in (0, -1))
+    teacher, student = _ask(config, [str(models[number]["checkpoint"]) for number in (0, -1)], images, label)
     better, worse = ~teacher.right & student.right, teacher.right & ~student.right
     num_images = Artifact.open(inputs[which]).manifest.num_rows
     groups = [
@@ -90,16 +90,21 @@ def _sample(config: ReportConfig, url: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def _ask(config: ReportConfig, url: str, images: pa.Table, label: Tensor) -> _Answers:
-    net, description = checkpoints.load(url)
-    net = Normalised(net).to(device()).eval()
-    size, crop_fraction = checkpoints.input_geometry(description)
-    found = []
+def _ask(config: ReportConfig, urls: Sequence[str], images: pa.Table, label: Tensor) -> list[_Answers]:
+    """What each checkpoint says; images are decoded once for all that take them at one size and crop."""
+    asked = [checkpoints.load(url) for url in urls]
+    nets = [(Normalised(net).to(device()).eval(), checkpoints.input_geometry(known)) for net, known in asked]
+    logits: list[list[Tensor]] = [[] for _ in nets]
     for start in range(0, len(images), config.batch_size):
-        pixels, _ = decode(images.slice(start, config.batch_size), size, crop_fraction)
-        with torch.no_grad():
-            found.append(net(pixels.to(device())).float().cpu())
-    logits = torch.cat(found)
+        rows = images.slice(start, config.batch_size)
+        pixels = {how: decode(rows, *how)[0].to(device()) for how in {how for _, how in nets}}
+        with torch.inference_mode():
+            for found, (net, how) in zip(logits, nets, strict=True):
+                found.append(net(pixels[how]).float().cpu())
+    return [_answers(torch.cat(found), label) for found in logits]
+
+
+def _answers(logits: Tensor, label: Tensor) -> _Answers:
     confidence, said = logits.softmax(1).max(1)
     return _Answers(right=ranks(logits, label) == 0, label=said, confidence=confidence)
 

@@ -39,8 +39,8 @@ def show_pairs(pairs: pa.Table, inputs: Inputs, events: Events) -> None:
     near = pairs.filter(pc.field("resembles").is_valid())
     if events is silent or not near.num_rows:
         return
-    chosen = list(_chosen(near.sort_by([("distance", "descending"), ("image_id", "ascending")])))
-    files = _files(chosen, inputs)
+    chosen = list(in_few_parts(near.sort_by([("distance", "descending"), ("image_id", "ascending")])))
+    files = files_of(chosen, inputs)
     drawn = [
         Pair(
             left=files[row["image_id"]],
@@ -54,7 +54,7 @@ def show_pairs(pairs: pa.Table, inputs: Inputs, events: Events) -> None:
     events("figure", name="near-copies", png=base64.b64encode(png).decode())
 
 
-def _chosen(rows: pa.Table) -> Iterator[dict]:
+def in_few_parts(rows: pa.Table) -> Iterator[dict]:
     """The first NUM_PAIRS rows that stand in NUM_PARTS parts."""
     parts: set[Where] = set()
     num_pairs = 0
@@ -69,7 +69,7 @@ def _chosen(rows: pa.Table) -> Iterator[dict]:
                 return
 
 
-def _files(rows: list[dict], inputs: Inputs) -> dict[bytes, bytes]:
+def files_of(rows: list[dict], inputs: Inputs) -> dict[bytes, bytes]:
     """The image files of both sides of these rows, by image id."""
     wanted: dict[Where, list[bytes]] = {}
     for row in rows:

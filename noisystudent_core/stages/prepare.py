@@ -66,10 +66,13 @@ def prepare(config: PrepareConfig, inputs: Inputs, place: Place, events: Events)
 def _with_classes(config: PrepareConfig, files: Sequence[SourceFile], source: str) -> IngestConfig:
     """The settings of the intake, with the number of classes and their names, where the source knows them."""
     ingest = config.ingest
-    if ingest.num_classes is None and not config.read_labels:
+    in_no_class = config.read_labels == "named" and any(file.name == "./" for file in files)  # images beside folders
+    if ingest.num_classes is None and (not config.read_labels or in_no_class):
         return ingest.model_copy(update={"class_names": None})
     names = check_names(ingest.class_names) if ingest.class_names else _prepared_names(source) or class_names(files)
     num_classes = ingest.num_classes or (len(names) if names else None)
+    if num_classes is None and config.read_labels == "named":
+        return ingest
     if num_classes is None:
         raise LabelError(f"{source}: its labels are numbers without names; say how many classes: num_classes")
     if names is not None and len(names) != num_classes:

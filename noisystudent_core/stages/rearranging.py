@@ -70,16 +70,21 @@ def _sizes(table: pa.Table) -> list[int]:
 def _shuffled(tables: Iterable[pa.Table], num_buckets: int, seed: int, scratch: Folder) -> Iterator[pa.Table]:
     """The same rows in the order of their hashes, then of their names in the source."""
     hashes = (table.append_column(HASH, _hashes(table, seed)) for table in tables)
+    for bucket in dealt_out(hashes, num_buckets, scratch):
+        yield from _sorted(bucket)
+
+
+def dealt_out(tables: Iterable[pa.Table], num_buckets: int, scratch: Folder) -> Iterator[list[pa.Table]]:
+    """The same rows, bucket by bucket, by ranges of the column `HASH`; one bucket is kept in memory."""
     if num_buckets == 1:
-        yield from _sorted(list(hashes))
+        yield list(tables)
         return
     num_windows = 0
-    for number, window in enumerate(_windows(hashes)):
+    for number, window in enumerate(_windows(tables)):
         _deal_out(window, number, num_buckets, scratch)
         num_windows += 1
     for bucket in range(num_buckets):
-        names = [_piece(window, bucket) for window in range(num_windows)]
-        yield from _sorted([_read(scratch, name) for name in names])
+        yield [_read(scratch, _piece(window, bucket)) for window in range(num_windows)]
 
 
 def _hashes(table: pa.Table, seed: int) -> pa.Array:

@@ -5,9 +5,9 @@ from base64 import b64encode
 from collections.abc import Mapping
 
 from noisystudent_core.config.evaluation import ReportConfig
-from noisystudent_core.evaluation import charts, galleries, page, plots, selection_plots
+from noisystudent_core.evaluation import galleries, page, plots, selection_plots
 from noisystudent_core.evaluation import report as table
-from noisystudent_core.evaluation.charts import Chart
+from noisystudent_core.evaluation.charts import Chart, Drawing
 from noisystudent_core.events import Events
 from noisystudent_core.stages.disagreements import disagreements
 from noisystudent_core.stages.selected import Sample, sample_selection, selection_gallery
@@ -34,8 +34,8 @@ def report(config: ReportConfig, inputs: Inputs, place: Place, events: Events) -
     if found := disagreements(config, inputs, models, names):
         pictures += found.galleries
         notes.append(found.summary)
-    shown = [*_charts(rows, models), *_selection_charts(sample, names)]
-    drawn = {chart.name: charts.png(chart) for chart in shown} | {each.name: galleries.png(each) for each in pictures}
+    shown = [Drawing(chart) for chart in [*_charts(rows, models), *_selection_charts(sample, names)]]
+    drawn = {each.chart.name: each.png for each in shown} | {each.name: galleries.png(each) for each in pictures}
     for name, png in drawn.items():
         events("figure", name=name, png=b64encode(png).decode())
     files = {
