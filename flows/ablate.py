@@ -5,22 +5,24 @@ from typing import Any
 from prefect import flow
 
 from flows.noisy_student import THREADS, noisy_student
+from flows.parameters import EngineName, Overrides, Recipe, Shrink, Study, Url
 from noisystudent_core.recipes import configure
 from noisystudent_core.recipes.studies import variants_of
-from tasks.studies import StudyRun, compare
+from tasks.hooks import INTERRUPTION, numbered
+from tasks.studies import StudyRun, checked, compare, name_of
 
 
-@flow(name="ablate", flow_run_name="{study} on {recipe}", task_runner=THREADS)
+@flow(name="ablate", flow_run_name=numbered("{study} on {recipe}"), task_runner=THREADS, **INTERRUPTION)
 def ablate(
-    study: str = "table6",
-    recipe: str = "digits",
-    root: str | None = None,
+    study: Study = "table6",
+    recipe: Recipe = "digits",
+    root: Url | None = None,
     seeds: list[int] | None = None,
     nets: list[str] | None = None,
-    unlabelled: dict[str, str] | None = None,
-    engine: str = "local",
-    shrink: float = 1.0,
-    overrides: dict[str, Any] | None = None,
+    unlabelled: dict[str, Url] | None = None,
+    engine: EngineName = "local",
+    shrink: Shrink = 1.0,
+    overrides: Overrides | None = None,
 ) -> list[dict[str, Any]]:
     """Compare variants of a recipe over several seeds, one student each; returns the study's table.
 
@@ -39,24 +41,25 @@ def ablate(
         overrides: Settings of all variants by dotted path.
     """
     config = configure(recipe, shrink=shrink, num_iterations=1, overrides=overrides)
-    variants = variants_of(study, config, nets or [])
-    sets = unlabelled or {"": None}
-    for settings in variants.values():  # wrong ones are found before the first run
-        configure(recipe, shrink=shrink, num_iterations=1, overrides={**(overrides or {}), **settings})
+    common = {"recipe": recipe, "shrink": shrink, "num_iterations": 1}
+    grid = {
+        (data, variant): (url, {**(overrides or {}), **settings, "name": name_of(config.name, data, variant)})
+        for data, url in (unlabelled or {"": None}).items()
+        for variant, settings in variants_of(study, config, nets or []).items()
+    }
+    possible = [configure(**common, sources={"unlabelled": url}, overrides=changed) for url, changed in grid.values()]
     runs = []
-    for seed in seeds or [0, 1, 2]:
-        for data, url in sets.items():
-            for variant, settings in variants.items():
-                rows = noisy_student(
-                    recipe=recipe,
+    with checked(possible, root, engine):
+        for seed in seeds or [0, 1, 2]:
+            for (data, variant), (url, changed) in grid.items():
+                rows: Any = noisy_student(
+                    **common,
                     root=root,
                     unlabelled=url,
                     seed=seed,
                     engine=engine,
-                    num_iterations=1,
-                    shrink=shrink,
-                    overrides={**(overrides or {}), **settings},
+                    overrides=changed,
                     register_model=False,
                 )
                 runs.append(StudyRun(data=data, variant=variant, seed=seed, rows=rows))
-    return compare(study, recipe, runs, root)
+        return compare(study, recipe, runs, root)

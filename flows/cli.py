@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from flows import console, stage_commands
+from flows import console, plan_command, stage_commands
 from noisystudent_core.config import parse_assignments
 from noisystudent_core.errors import NoisyStudentError
 from noisystudent_core.evaluation import report, studies
@@ -97,14 +97,17 @@ def evaluate_model(
     overrides = parse_assignments(assignments or [])
     given = {"folders": parse_assignments(folders or []) or None, "overrides": overrides or None}
     rows = console.run_flow("evaluate_model", parameters | given)
+    typer.echo(f"{'benchmark':14s} {'suite':14s} {'metric (shares in percent)':44s} {'value':>9s} {'images':>9s}")
     for row in rows:
         if row["metric"].count("/") < 2:
-            typer.echo(f"{row['benchmark']:14s} {row['suite']:14s} {row['metric']:44s} {row['value']:9.4f}")
+            what = f"{row['benchmark']:14s} {row['suite']:14s} {row['metric']:44s}"
+            typer.echo(f"{what} {row['value']:9.4f} {row['num_images']:9,d}")
     _write_json(rows, json_file)
 
 
 for command in stage_commands.COMMANDS:
     app.command()(command)
+app.command()(plan_command.plan)
 
 
 def _write_json(rows: list[dict[str, Any]], file: Path | None) -> None:

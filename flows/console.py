@@ -11,19 +11,37 @@ from importlib import import_module
 from typing import Any
 
 from noisystudent_core.errors import NoisyStudentError
+from noisystudent_core.storage.secrets import refuse_any_secrets
 from tasks import servers
 from tasks.services import Servers, environment, home_folder, servers_at, work_folder
 
+SENDING_S = 5.0  # at most, for what Prefect still has to tell its server
 DEPLOYMENT = "noisy-student/iterate"
 Rows = list[dict[str, Any]]
 
 
 def run_flow(name: str, parameters: dict[str, Any]) -> Rows:
-    """Run a flow here, on the Prefect server that answers, else on one that lives as long as the run."""
+    """Run a flow here, on the Prefect server that answers, else on one that lives as long as the run.
+
+    Raises `ConfigurationError` where a parameter holds credentials: Prefect would keep it.
+    """
+    refuse_any_secrets(parameters)
     with servers.temporary_prefect_server() as url:
         os.environ.update(_environment(url))
         flow: Any = getattr(import_module(f"flows.{name}"), name)
-        return flow(**parameters)
+        try:
+            return flow(**parameters)
+        finally:
+            _send_what_waits()
+
+
+def _send_what_waits() -> None:
+    """Prefect's logs and events go out while the server is there: at exit they would wait a minute for it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=SENDING_S)
 
 
 def _environment(prefect_url: str) -> dict[str, str]:

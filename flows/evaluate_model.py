@@ -5,22 +5,24 @@ from typing import Any
 from prefect import flow
 
 from flows.noisy_student import THREADS
+from flows.parameters import AtLeastOne, EngineName, Overrides, Suite, Url
 from noisystudent_core.config.model_evaluation import ModelEvaluation
-from tasks.measure import measure_model, tabulate
+from tasks.hooks import INTERRUPTION, numbered
+from tasks.measure import check_inputs, measure_model, tabulate
 from tasks.session import checked_root, tracked
 
 
-@flow(name="evaluate-model", flow_run_name="evaluate {checkpoint}", task_runner=THREADS)
+@flow(name="evaluate-model", flow_run_name=numbered("{checkpoint}"), task_runner=THREADS, **INTERRUPTION)
 def evaluate_model(
-    checkpoint: str,
-    images: str | None = None,
-    folders: dict[str, str] | None = None,
-    suites: list[str] | None = None,
+    checkpoint: Url,
+    images: Url | None = None,
+    folders: dict[str, Url] | None = None,
+    suites: list[Suite] | None = None,
     model: str | None = None,
-    num_classes: int | None = None,
-    root: str | None = None,
-    engine: str = "local",
-    overrides: dict[str, Any] | None = None,
+    num_classes: AtLeastOne | None = None,
+    root: Url | None = None,
+    engine: EngineName = "local",
+    overrides: Overrides | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a model; returns a row per benchmark and metric.
 
@@ -28,16 +30,19 @@ def evaluate_model(
         checkpoint: A checkpoint's folder or URL, "timm:NAME" for weights that timm publishes, or a safetensors file.
         images: Labelled images of your own, as the flow noisy-student takes them.
         folders: Released benchmarks by kind: {"imagenet_c": URL}; imagenet_p, imagenet_a, real, or folder, any with
-            a folder for each class.
+            a folder for each class. A folder is the class of its name; where the checkpoint's classes have no names,
+            of its number, or as `class_names` in `overrides` says.
         suites: What is measured on `images` beside accuracy: corruptions, perturbations, adversarial.
         model: timm name of the net, where `checkpoint` is a file.
         num_classes: Classes of the images; by default the checkpoint's.
         root: Where artifacts go, a folder or s3:// URL; by default .noisy-student/artifacts.
         engine: Where stages run: "local", the devices of this machine, or "ray", the GPUs of a cluster.
-        overrides: Settings of suites and images by dotted path, as {"robustness.corruptions.num_images": 200}.
+        overrides: Settings by dotted path, as {"robustness.corruptions.num_images": 200} or {"class_names": [...]},
+            what the net's classes are called in folders and images ("sorted": as these, in their order).
     """
     config = ModelEvaluation.of(checkpoint, images, folders, suites, model, num_classes, overrides)
     settings = config.model_dump(mode="json")
+    check_inputs(config)
     url = checked_root(root)
     with tracked(url, engine, name=f"evaluate {checkpoint}", identity=[settings, url], params=settings, tags={}) as run:
         return tabulate.submit(measure_model(config, run), run).result()

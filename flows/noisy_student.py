@@ -5,10 +5,12 @@ from typing import Any
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from flows.parameters import AtLeastOne, EngineName, Overrides, Ratio, Recipe, Shrink, Threshold, Url
 from noisystudent_core.config import NoisyStudentConfig
 from noisystudent_core.recipes import configure
 from tasks.evaluate import Measuring, summarise
 from tasks.fit import fit_baselines, fit_selector, fit_student, fit_teacher
+from tasks.hooks import INTERRUPTION, numbered
 from tasks.predict import label
 from tasks.prepare import exclusions, prepare_all
 from tasks.publish import publish
@@ -19,23 +21,23 @@ from tasks.session import session
 THREADS: Any = ThreadPoolTaskRunner(max_workers=16)  # the default has no bound; device slots bound the work
 
 
-@flow(name="noisy-student", flow_run_name="{recipe} seed {seed}", task_runner=THREADS)
+@flow(name="noisy-student", flow_run_name=numbered("{recipe} seed {seed}"), task_runner=THREADS, **INTERRUPTION)
 def noisy_student(
-    recipe: str = "digits",
-    root: str | None = None,
-    labelled: str | None = None,
-    unlabelled: str | None = None,
-    validation: str | None = None,
-    test: str | None = None,
+    recipe: Recipe = "digits",
+    root: Url | None = None,
+    labelled: Url | None = None,
+    unlabelled: Url | None = None,
+    validation: Url | None = None,
+    test: Url | None = None,
     seed: int = 0,
-    engine: str = "local",
+    engine: EngineName = "local",
     student: str | None = None,
-    num_iterations: int | None = None,
-    unlabelled_ratio: float | None = None,
-    threshold: float | None = None,
-    num_images_per_class: int | None = None,
-    shrink: float = 1.0,
-    overrides: dict[str, Any] | None = None,
+    num_iterations: AtLeastOne | None = None,
+    unlabelled_ratio: Ratio | None = None,
+    threshold: Threshold | None = None,
+    num_images_per_class: AtLeastOne | None = None,
+    shrink: Shrink = 1.0,
+    overrides: Overrides | None = None,
     register_model: bool = True,
 ) -> list[dict[str, Any]]:
     """Turn labelled images and many more unlabelled ones into a better classifier; returns the iterations table.

@@ -6,18 +6,14 @@ from typing import Annotated, Any, TypeVar
 import typer
 from pydantic import ValidationError
 
-from noisystudent_core.config import (
-    EvaluateConfig,
-    IngestConfig,
-    PredictConfig,
-    PrepareConfig,
-    SelectConfig,
-    StageSettings,
-)
+from flows import inspect_command
+from noisystudent_core.config import EvaluateConfig, PredictConfig, SelectConfig, StageSettings
+from noisystudent_core.config.preparations import preparations
 from noisystudent_core.errors import ConfigurationError, DataError
+from noisystudent_core.storage import cleaning, exporting, prepared
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest
 from noisystudent_core.storage.verify import artifact_urls, problems
-from tasks.engines import opened
+from tasks.engines import Engine, opened
 
 Kind = TypeVar("Kind", bound=StageSettings)
 Url = Annotated[str, typer.Option(help="Folder or URL of an artifact.")]
@@ -44,22 +40,17 @@ def prepare(
     shorter_side_px: Annotated[int | None, typer.Option(help="Shrink larger images and encode them again.")] = None,
     index_only: Annotated[bool, typer.Option("--index-only", help="Refer to the images, do not copy them.")] = False,
     max_bad_fraction: Annotated[float, typer.Option(help="Share of images that may be undecodable.")] = 0.01,
+    inspect: Annotated[bool, typer.Option(help="Look at what came out, and write inspection.html beside it.")] = True,
 ) -> None:
     """Take in images as an `images` artifact, or as the sides of a split: labelled, validation, unlabelled."""
-    given = locals()
-    names = tuple(class_names.split(",")) if class_names else _classes_of(classes_of)
-    own = {name: given[name] for name in IngestConfig.model_fields if name in given} | {"class_names": names}
-    settings = {name: given[name] for name in PrepareConfig.model_fields if name in given}
-    settings |= {"ingest": _settings(IngestConfig, **own)}
-    inputs = {"source": "\n".join(sources)}
-    if not validation_share and labelled_per_class is None:
-        config = _settings(PrepareConfig, **settings, read_labels=labelled or names is not None)
-        _stage("prepare", config, inputs, out)
-        return
-    sides = {"labelled": "training"} | ({"validation": "validation"} if validation_share else {})
-    for name, share in (sides | ({"unlabelled": "unlabelled"} if labelled_per_class else {})).items():
-        config = _settings(PrepareConfig, **settings, read_labels=True, share=share)
-        _stage("prepare", config, inputs, f"{out.rstrip('/')}/{name}")
+    names = tuple(class_names.split(",")) if class_names else prepared.classes_of(classes_of)
+    configs = preparations({**locals(), "class_names": names}, labelled=labelled)
+    with opened("local", "prepare") as engine:
+        for name, config in configs.items():
+            folder = f"{out.rstrip('/')}/{name}" if name else out
+            _finish(engine, "prepare", config, {"source": "\n".join(sources)}, folder)
+        if inspect:
+            inspect_command.inspect_prepared(engine, out)
 
 
 def predict(
@@ -114,17 +105,32 @@ def verify(root: Annotated[str, typer.Argument(help="The root of a run.")]) -> N
     typer.echo(f"{len(urls)} artifacts under {root} are whole")
 
 
-COMMANDS = (prepare, predict, select, evaluate, verify)
+def export(
+    root: Annotated[str, typer.Argument(help="The root of a run.")],
+    out: Annotated[str, typer.Argument(help="An empty folder or URL.")],
+    max_bytes: Annotated[int, typer.Option(min=1, help="Of a file.")] = exporting.MAX_BYTES,
+    everything: Annotated[bool, typer.Option("--everything", help="The parts of all artifacts, too.")] = False,
+) -> None:
+    """Pack manifests, checkpoints, evaluations and reports into files of bounded size."""
+    names = exporting.export(root, out, max_bytes=max_bytes, everything=everything)
+    typer.echo(f"{len(names)} files in {out}; unpack them: cat {out}/{exporting.PIECE}* | tar -x -C ROOT")
 
 
-def _classes_of(url: str | None) -> tuple[str, ...] | None:
-    """The class names of a prepared artifact; raises `ConfigurationError` where it has none."""
-    if url is None:
-        return None
-    names = Artifact.open(url, "images").manifest.facts.get("class_names")
-    if not names:
-        raise ConfigurationError(f"--classes-of {url}: has no class names; give --num-classes or --class-names")
-    return tuple(names)
+def clean(
+    root: Annotated[str, typer.Option(help="The root of runs.")],
+    keep_runs: Annotated[int, typer.Option(help="The newest runs, whose artifacts stay.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Remove the artifacts of a root that no kept run refers to."""
+    found = cleaning.plan(root, keep_runs) if dry_run else cleaning.clean(root, keep_runs, typer.echo)
+    for line in (*found.artifacts, *(f"left for now: {line}" for line in found.left)):
+        typer.echo(line)
+    done = "would be removed" if dry_run else "removed"
+    what = f"{len(found.artifacts)} artifacts, {len(found.files)} files, {found.num_bytes:,} bytes"
+    typer.echo(f"{done}: {what}; kept runs: {', '.join(run.name for run in found.kept)}")
+
+
+COMMANDS = (prepare, inspect_command.inspect, predict, select, evaluate, verify, export, clean)
 
 
 def _settings(kind: type[Kind], **values: Any) -> Kind:
@@ -140,7 +146,11 @@ def _settings(kind: type[Kind], **values: Any) -> Kind:
 def _stage(call: str, config: StageSettings, inputs: Inputs, out: str) -> Manifest:
     """Run one stage in a worker process, without a server; `out` is the artifact's own folder."""
     with opened("local", call) as engine:
-        engine.run(call, config, inputs, "", _show, out=out)
+        return _finish(engine, call, config, inputs, out)
+
+
+def _finish(engine: Engine[Any], call: str, config: StageSettings, inputs: Inputs, out: str) -> Manifest:
+    engine.run(call, config, inputs, "", _show, out=out)
     manifest = Artifact.open(out).manifest
     dropped = "".join(f", {reason} {count}" for reason, count in manifest.drops.items())
     typer.echo(f"{call}: {manifest.num_rows} rows in {len(manifest.parts)} parts{dropped} -> {out}")
@@ -150,5 +160,5 @@ def _stage(call: str, config: StageSettings, inputs: Inputs, out: str) -> Manife
 def _show(event: str, **fields: Any) -> None:
     if event == "progress":
         typer.echo(f"{fields['done']} of {fields['total']} {fields['unit']}", err=True)
-    elif event == "message":
+    elif event in ("message", "waiting"):
         typer.echo(fields["text"], err=True)

@@ -7,8 +7,8 @@ class Events(Protocol):
     """Receives what a stage says while it runs.
 
     `progress` (done, total, unit, maybe parts), `part` (name, failures: which one is next, and the folder of notes on
-    those that failed), `metrics` (step, values), `message` (text), and `figure` (name, png: a PNG in
-    base64, less than 1 MB). A later figure of a name takes the place of the earlier one.
+    those that failed), `metrics` (step, values), `message` (text), `waiting` (text: for whom), and `figure` (name, png:
+    a PNG in base64, less than 1 MB). A later figure of a name takes the place of the earlier one.
     """
 
     def __call__(self, event: str, **fields: Any) -> None: ...

@@ -7,16 +7,13 @@ from prefect.client.schemas.objects import State
 from prefect.utilities.annotations import unmapped
 
 from noisystudent_core.config.settings import PartSettings
+from noisystudent_core.config.shares import num_groups
 from noisystudent_core.errors import WorkerDiedError
 from noisystudent_core.storage.failures import Failures
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, artifact_url, finished, input_digests
 from tasks.progress import pass_progress, show_table
 from tasks.running import RETRIES, Metrics, Ref, Run, run_stage
-
-MAX_GROUPS = 500  # task runs a stage: the server drops events past a few thousand
-GROUPS_PER_SLOT = 4
-PARTS_PER_GROUP = 60  # at most, while there are fewer groups than that: what a retry plans anew
 
 # a part that ends its worker does so `failures.LIMIT` times, and may take others' names with it before it is known
 MORE_RETRIES = RETRIES | {"retries": 8, "retry_delay_seconds": [2, 4, 8, 16, 16, 16, 16, 16]}
@@ -25,11 +22,13 @@ MORE_RETRIES = RETRIES | {"retries": 8, "retry_delay_seconds": [2, 4, 8, 16, 16,
 @task(name="plan", task_run_name="plan: {name}", **RETRIES)
 def plan(name: str, call: str, config: PartSettings, inputs: dict[str, Ref], run: Run) -> list[dict[str, Any]]:
     """Groups of the image parts on which this work is not done yet: {"parts": indices, "num_images"}."""
-    if finished(artifact_url(config, input_digests(inputs), run.root)) is not None:
+    url = artifact_url(config, input_digests(inputs), run.root)
+    run.use(url)
+    if finished(url) is not None:
         return []
     num_parts = len(Artifact.open(inputs[SOURCES[call]]).manifest.parts)
-    wanted = max(GROUPS_PER_SLOT * run.engine.num_slots, -(-num_parts // PARTS_PER_GROUP))
-    groups = run.engine.run(f"plan_{call}", config, inputs, run.root, num_groups=min(MAX_GROUPS, wanted))
+    wanted = num_groups(num_parts, run.engine.num_slots)
+    groups = run.engine.run(f"plan_{call}", config, inputs, run.root, num_groups=wanted)
     parts, images = (sum(len(group["parts"]) for group in groups), sum(group["num_images"] for group in groups))
     get_run_logger().info("%s: %d parts, %d images to do, in %d groups", name, parts, images, len(groups))
     pass_progress(run.id, name).expect(parts=parts, images=images)
@@ -76,7 +75,11 @@ def gather(
     return state
 
 
-SOURCES = {"predict": "images", "fingerprint": "unlabelled"}  # the input whose parts a call works on
+SOURCES = {
+    "predict": "images",
+    "fingerprint": "unlabelled",
+    "inspect_parts": "images",
+}  # the input whose parts a call works on
 
 
 def by_part(

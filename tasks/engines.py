@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from noisystudent_core.errors import ConfigurationError
@@ -26,7 +27,8 @@ def _ray() -> Engine[Any]:
 
 ENGINES: dict[str, Callable[[], Engine[Any]]] = {"local": LocalEngine, "ray": _ray}
 
-_engines: dict[str, Engine[Any]] = {}  # by the id of the run that opened it
+_engines: dict[str, Engine[Any]] = {}  # by the id of the run that opened it, or shares it
+_around: ContextVar[tuple[str, Engine[Any]] | None] = ContextVar("engine_around", default=None)  # with its name
 
 
 def check_engine(name: str) -> None:
@@ -37,13 +39,22 @@ def check_engine(name: str) -> None:
 
 @contextmanager
 def opened(name: str, run_id: str) -> Iterator[Engine[Any]]:
-    """An engine for one run; its workers end with the block, and at the latest with this process."""
+    """An engine for one run; its workers end with the block, and at the latest with this process.
+
+    A run within the block of another, as those of a study are, shares that one's engine and its workers.
+    """
     check_engine(name)
-    _engines[run_id] = ENGINES[name]()
+    if (around := _around.get()) is not None and around[0] == name:
+        _engines[run_id] = around[1]
+        yield around[1]
+        return
+    engine = _engines[run_id] = ENGINES[name]()
+    token = _around.set((name, engine))
     try:
-        yield _engines[run_id]
+        yield engine
     finally:
-        _engines[run_id].close()
+        _around.reset(token)
+        engine.close()
 
 
 def engine_of(run_id: str) -> Engine[Any]:

@@ -36,10 +36,10 @@ def _metrics(manifest: Manifest) -> dict[str, float]:
     """Numbers under the keys that every iteration shares: eval/ on the test images, validation/ on those."""
     prefix = "eval" if manifest.config["benchmark"] == "test" else manifest.config["benchmark"]
     found = manifest.facts["metrics"].items()
-    return {f"{prefix}/{_as_key(metric)}": value for metric, value in found if metric.count("/") < 2}
+    return {f"{prefix}/{as_key(metric)}": value for metric, value in found if metric.count("/") < 2}
 
 
-def _as_key(metric: str) -> str:
+def as_key(metric: str) -> str:
     """A metric's name as MLflow takes it: without the brackets of "frost (procedural)"."""
     return metric.replace("(", "").replace(")", "")
 

@@ -9,17 +9,19 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Lock, Thread
 from typing import IO, Any
 
 from noisystudent_core.config import FitConfig, NoisyStudentConfig, StageSettings
 from noisystudent_core.errors import NoisyStudentError, WorkerDiedError
 from noisystudent_core.events import Events
+from tasks.device_lock import DeviceLock
 from tasks.slots import SHARING, SILENCE_S, STOP_S, Engine, outcome
 
 NO_GPU = ""  # in place of a GPU's name
+WATCH_S = 1.0
 LAST_LINES = 15  # of a dead worker's standard error, shown with its death
 
 # The parent-death signal follows the thread that starts a child: this one lives as long as the process
@@ -29,8 +31,16 @@ _starter = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker-starter"
 class LocalEngine(Engine["LocalSlot"]):
     """A slot per visible GPU, or one for the CPU. A fit on several GPUs has one worker that sees them all."""
 
+    is_here = True
+
     def __init__(self, silence_s: float = SILENCE_S) -> None:
-        super().__init__([LocalSlot(gpu, silence_s) for gpu in _visible_gpus() or [NO_GPU]])
+        self._over = Event()
+        super().__init__([LocalSlot(gpu, silence_s, self._over) for gpu in _visible_gpus() or [NO_GPU]])
+
+    def close(self) -> None:
+        """As `Engine.close`; what waits for a device that another run holds is refused too."""
+        self._over.set()
+        super().close()
 
     def num_slots_of(self, config: StageSettings | NoisyStudentConfig) -> int:
         """One, but for a fit as many as it has processes; on a CPU these share the one slot there is."""
@@ -40,18 +50,33 @@ class LocalEngine(Engine["LocalSlot"]):
 
 
 class LocalSlot:
-    """One device and the worker process on it."""
+    """One device and the worker process on it. A GPU is shared with other runs of the machine, stage by stage."""
 
-    def __init__(self, gpu: str, silence_s: float) -> None:
-        self.gpu, self._silence_s = gpu, silence_s
+    def __init__(self, gpu: str, silence_s: float, over: Event) -> None:
+        self.gpu, self._silence_s, self._over = gpu, silence_s, over
+        self.lock = DeviceLock(gpu) if gpu != NO_GPU else None  # of a CPU there is enough for several
+        self._serving = Lock()
+        self._watcher: Thread | None = None
         self._seen: Sequence[str] = ()  # GPUs, by the worker
         self._process: subprocess.Popen[str] | None = None
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._last_words: deque[str | None] = deque(maxlen=LAST_LINES)
 
     def serve(self, request: dict[str, Any], events: Events, others: "Sequence[LocalSlot]") -> Any:
-        """As `Slot.serve`; the worker sees the GPUs of all these slots."""
-        gpus = [self.gpu, *(other.gpu for other in others)]
+        """As `Slot.serve`; the worker sees the GPUs of all these slots, which no other run's works on meanwhile."""
+        slots = sorted((self, *others), key=lambda slot: slot.gpu)  # all take locks in one order: none waits in a ring
+
+        def say(text: str) -> None:
+            events("waiting", text=text)
+
+        with ExitStack() as held, self._serving:
+            for slot in slots:
+                if slot.lock is not None:
+                    held.enter_context(slot.lock.held(say, self._over.is_set))
+            self._watch()
+            return self._serve(request, events, [self.gpu, *(other.gpu for other in others)])
+
+    def _serve(self, request: dict[str, Any], events: Events, gpus: list[str]) -> Any:
         if self._seen != gpus:
             self.stop()
         if self._process is None or self._process.poll() is not None:
@@ -78,6 +103,22 @@ class LocalSlot:
                 process.wait(STOP_S)
             process.kill()
             process.wait()
+
+    def _watch(self) -> None:
+        """Have the worker end between two stages as soon as another run takes the device: it holds memory there."""
+        if self.lock is not None and self._watcher is None:
+            self._watcher = Thread(target=self._leave_to_others, daemon=True)
+            self._watcher.start()
+
+    def _leave_to_others(self) -> None:
+        assert self.lock is not None
+        while not self._over.wait(WATCH_S):
+            if self._process is not None and self._serving.acquire(blocking=False):
+                try:
+                    if self.lock.is_held_elsewhere():
+                        self.stop()
+                finally:
+                    self._serving.release()
 
     def _start(self) -> subprocess.Popen[str]:
         process = subprocess.Popen(

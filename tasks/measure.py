@@ -1,5 +1,6 @@
 """Measurements of one model, whoever made it, and their table."""
 
+import json
 from typing import Any
 
 from prefect import task
@@ -7,8 +8,11 @@ from prefect.client.schemas.objects import State
 
 from noisystudent_core.config.evaluation import Adversarial
 from noisystudent_core.config.model_evaluation import ModelEvaluation
+from noisystudent_core.errors import ConfigurationError, SourceError
+from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
-from tasks.evaluate import corrupt, evaluate
+from noisystudent_core.storage.sources import file_digest, source_digest
+from tasks.evaluate import as_key, corrupt, evaluate
 from tasks.fit import adopt
 from tasks.progress import show_link, show_table
 from tasks.running import RETRIES, Ref, Run, run_stage
@@ -17,10 +21,32 @@ ROLE, IMAGES = "model", "images"
 Row = dict[str, Any]
 
 
+def check_inputs(config: ModelEvaluation) -> None:
+    """Raise before anything starts: `SourceError` for what is not there, `ConfigurationError` for other classes."""
+    if config.checkpoint is not None:
+        found = Artifact.open(config.checkpoint, "checkpoints").manifest.config["num_classes"]
+        if config.num_classes not in (None, found):
+            raise ConfigurationError(
+                f"num_classes={config.num_classes}: {config.checkpoint} has {found} classes; leave num_classes out"
+            )
+    if config.model is not None and config.model.weights is not None:
+        file_digest(config.model.weights)
+    if config.images is not None:
+        source_digest(config.images)
+    for kind, url in config.folders.items():
+        folder = Folder.at(url)
+        if not folder.fs.isdir(folder.path):
+            raise SourceError(
+                f"folders.{kind}={url}: no such folder; give the benchmark's, unpacked as it was released"
+            )
+
+
 @task(name="prepare", task_run_name="prepare images", **RETRIES)
-def prepare_images(source: str, num_classes: int, config: ModelEvaluation, run: Run) -> State[str]:
-    """Take in the images that a model is measured on."""
-    return run_stage("prepare", config.prepare(num_classes), {"source": source}, run, f"prepare {IMAGES}")
+def prepare_images(checkpoint: str, config: ModelEvaluation, run: Run) -> State[str]:
+    """Take in the images that a model is measured on, with labels of its classes."""
+    net = json.loads(Folder.at(checkpoint).read("config.json"))
+    settings = config.prepare(net["num_classes"], net.get("label_names"))
+    return run_stage("prepare", settings, {"source": str(config.images)}, run, f"prepare {IMAGES}")
 
 
 def measure_model(config: ModelEvaluation, run: Run) -> list[Ref]:
@@ -36,7 +62,7 @@ def measure_model(config: ModelEvaluation, run: Run) -> list[Ref]:
 
 def _on_images(config: ModelEvaluation, checkpoint: str, run: Run) -> list[Ref]:
     manifest = Artifact.open(checkpoint, "checkpoints").manifest
-    images = prepare_images.submit(str(config.images), manifest.config["num_classes"], config, run)
+    images = prepare_images.submit(checkpoint, config, run)
     found = [evaluate.submit(ROLE, IMAGES, config.evaluate(IMAGES), _inputs(checkpoint, images=images), run, 0)]
     for suite in config.robustness.suites:
         if isinstance(suite, Adversarial):
@@ -63,8 +89,15 @@ def tabulate(evaluations: list[str], run: Run) -> list[Row]:
     rows = [row for url in evaluations for row in _rows(url)]
     show_table("measurements", rows, "What was measured of the model, in percent")
     run.tracker.log_table(run.mlflow_run_id, "measurements", rows)
+    numbers = {f"{row['benchmark']}/{as_key(row['metric'])}": row["value"] for row in rows if _is_short(row)}
+    run.tracker.log_parent_metrics(run.mlflow_run_id, numbers, step=0)
     show_link("mlflow", run.tracker.run_url(run.mlflow_run_id), "This evaluation in MLflow")
     return rows
+
+
+def _is_short(row: Row) -> bool:
+    """Whether it is of all severities together."""
+    return row["metric"].count("/") < 2
 
 
 def _rows(url: str) -> list[Row]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -34,19 +35,22 @@ CLOSE_SECONDS = 10.0  # `close` waits so long for the last batch
 GIVE_UP_SECONDS = 120.0  # and the sender goes on so long after it
 BATCH_SIZE = 500
 MAX_WAITING = 50_000  # metric values, some 10 MB
+MAX_FILES_WAITING = 32  # figures, of less than 1 MB each
 # The server understood and said no (e.g. the run was deleted): sending again cannot help.
 REFUSALS = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED"}
+UNUSABLE = (FileExistsError, NotADirectoryError, PermissionError)  # a folder of artifacts that cannot be written to
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class MetricSender(threading.Thread):
-    """A bounded buffer of metrics and the daemon thread that sends it; what is lost is counted and said."""
+    """Bounded buffers of metrics and files, and the daemon thread that sends them; what is lost is counted and said."""
 
     def __init__(self, tracking_uri: str, run_id: str) -> None:
         super().__init__(name=f"metrics-{run_id[:8]}", daemon=True)
         self._tracking_uri, self._run_id = tracking_uri, run_id
         self._waiting: deque[Metric] = deque()
+        self._files: deque[tuple[str, bytes]] = deque()  # path among the run's artifacts, content
         self._changed = threading.Condition()
         self._status: Status | None = None  # set when no more metrics will come
         self._give_up_at = math.inf
@@ -59,6 +63,14 @@ class MetricSender(threading.Thread):
             self._num_lost += len(metrics[free:])
             self._changed.notify()
 
+    def put_file(self, path: str, content: bytes) -> None:
+        with self._changed:
+            if len(self._files) == MAX_FILES_WAITING:
+                LOG.warning("MLflow is slow: %s of run %s is lost", path, self._run_id)
+                return
+            self._files.append((path, content))
+            self._changed.notify()
+
     def finish(self, status: Status) -> None:
         with self._changed:
             self._status, self._give_up_at = status, time.monotonic() + GIVE_UP_SECONDS
@@ -66,35 +78,48 @@ class MetricSender(threading.Thread):
         self.join(CLOSE_SECONDS)
         if self.is_alive():
             LOG.warning(
-                "MLflow is slow: %d metric values wait; trying %.0f s more", len(self._waiting), GIVE_UP_SECONDS
+                "MLflow is slow: %d metric values and %d files wait; trying %.0f s more",
+                len(self._waiting),
+                len(self._files),
+                GIVE_UP_SECONDS,
             )
 
     def run(self) -> None:
         done = False
         while not done:
-            batch, status = self._next_batch()
-            error = self._send(batch, status)
-            refused = getattr(error, "error_code", None) in REFUSALS
+            batch, file, status = self._next()
+            error = self._send(batch, file, status)
+            refused = getattr(error, "error_code", None) in REFUSALS or isinstance(error, UNUSABLE)
             gave_up = error is not None and time.monotonic() > self._give_up_at
             if error is None or refused or gave_up:
                 self._drop(len(self._waiting) if gave_up else len(batch), lost=error is not None)
-                done = gave_up or (status is not None and not batch)
+                self._drop_files(len(self._files) if gave_up else int(not batch and file is not None))
+                done = gave_up or (status is not None and not batch and file is None)
             else:
                 time.sleep(RETRY_SECONDS)
         if self._num_lost:
             LOG.warning("MLflow: %d metric values of run %s are lost", self._num_lost, self._run_id)
 
-    def _next_batch(self) -> "tuple[list[Metric], Status | None]":
+    def _next(self) -> "tuple[list[Metric], tuple[str, bytes] | None, Status | None]":
         with self._changed:
-            self._changed.wait_for(lambda: self._status or len(self._waiting) >= BATCH_SIZE, FLUSH_SECONDS)
-            return list(islice(self._waiting, BATCH_SIZE)), self._status
+            self._changed.wait_for(
+                lambda: self._status or self._files or len(self._waiting) >= BATCH_SIZE, FLUSH_SECONDS
+            )
+            return list(islice(self._waiting, BATCH_SIZE)), next(iter(self._files), None), self._status
 
-    def _send(self, batch: Sequence["Metric"], status: Status | None) -> Exception | None:
-        with (guard := Guard("send metrics", self._tracking_uri)):
+    def _send(
+        self, batch: Sequence["Metric"], file: tuple[str, bytes] | None, status: Status | None
+    ) -> Exception | None:
+        """Send metrics, else a file, else the end of the run."""
+        action = "send metrics" if batch else f"log {file[0]}" if file else "close a run"
+        with (guard := Guard(action, self._tracking_uri)):
+            client = connect(self._tracking_uri)
             if batch:
-                connect(self._tracking_uri).log_batch(self._run_id, metrics=batch)
+                client.log_batch(self._run_id, metrics=batch)
+            elif file is not None:
+                _send_file(client, self._run_id, *file)
             elif status is not None:
-                connect(self._tracking_uri).set_terminated(self._run_id, status)
+                client.set_terminated(self._run_id, status)
         return guard.error
 
     def _drop(self, num_metrics: int, *, lost: bool) -> None:
@@ -102,6 +127,19 @@ class MetricSender(threading.Thread):
             for _ in range(num_metrics):
                 self._waiting.popleft()
             self._num_lost += num_metrics if lost else 0
+
+    def _drop_files(self, number: int) -> None:
+        with self._changed:
+            for _ in range(number):
+                self._files.popleft()
+
+
+def _send_file(client: "MlflowClient", run_id: str, path: str, content: bytes) -> None:
+    folder, _, name = path.rpartition("/")
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch, name)
+        file.write_bytes(content)
+        client.log_artifact(run_id, str(file), folder or None)
 
 
 class Guard:

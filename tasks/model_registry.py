@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CHECKPOINT_TAG = "noisy_student.checkpoint"
 TEACHER_ALIAS = "teacher"
 CHAMPION_ALIAS = "champion"
+CARD = "model_card.md"
 CHECKPOINT_FILES = ("config.json", "model.safetensors")
 EXAMPLE_BATCH_SIZE = 2  # torch.export fixes a dimension of size 1, so a dynamic batch needs at least 2
 UPLOAD_TIMEOUT_SECONDS = "600"  # the tracker's few seconds are too short for a server that passes a large model on
@@ -58,7 +59,7 @@ def publish_student(
     checkpoint_dir: Path,
     checkpoint_digest: str,
     name: str,
-    description: str,
+    card: str,
     metrics: Mapping[str, float],
     champion_metric: str,
     iteration: int,
@@ -68,7 +69,8 @@ def publish_student(
 
     Alias `teacher` goes to the newest version; `champion` moves only to a version whose `champion_metric` (higher is
     better) is above the present champion's. The model takes normalised images float32 [B, C, S, S], any B, and returns
-    logits [B, num_classes]; mean and std are in its metadata. `run_id`: the publish stage's run. Needs torch, timm and
+    logits [B, num_classes]; mean and std are in its metadata. `card`: Markdown, the version's description and a file
+    beside the model. `run_id`: the publish stage's run. Needs torch, timm and
     memory for one model.
 
     Raises:
@@ -86,10 +88,10 @@ def publish_student(
     found = _version_of(client, name, checkpoint_digest)
     if found is None:
         with _patient_uploads():
-            model_id = _log_model(client, run_id, checkpoint_dir, metrics, iteration=iteration)
+            model_id = _log_model(client, run_id, checkpoint_dir, card, metrics, iteration=iteration)
         own_tags = {CHECKPOINT_TAG: checkpoint_digest, ITERATION_TAG: str(iteration)}
         values = {key: repr(float(value)) for key, value in metrics.items()}
-        number = _create_version(client, name, run_id, model_id, {**(tags or {}), **values, **own_tags}, description)
+        number = _create_version(client, name, run_id, model_id, {**(tags or {}), **values, **own_tags}, card)
     else:
         number = int(found.version)
     _set_aliases(client, name, number, champion_metric)
@@ -111,7 +113,13 @@ def _patient_uploads() -> Iterator[None]:
 
 
 def _log_model(
-    client: "MlflowClient", run_id: str, checkpoint_dir: Path, metrics: Mapping[str, float], *, iteration: int
+    client: "MlflowClient",
+    run_id: str,
+    checkpoint_dir: Path,
+    card: str,
+    metrics: Mapping[str, float],
+    *,
+    iteration: int,
 ) -> str:
     """Upload the exported model as an output of the run, with its metrics; returns MLflow's model id."""
     import timm
@@ -127,6 +135,7 @@ def _log_model(
     with tempfile.TemporaryDirectory() as folder:
         description = Model(model_uuid=logged.model_id, run_id=run_id, model_id=logged.model_id)
         _export(model, Path(folder) / "model", description)
+        (Path(folder) / "model" / CARD).write_text(card)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=iteration)])

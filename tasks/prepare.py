@@ -1,11 +1,16 @@
 """Sources become image parts; copies of evaluation images among the unlabelled ones are found."""
 
+from typing import Any
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
-from noisystudent_core.config import SPLITS, NoisyStudentConfig
+from noisystudent_core.config import SPLITS, NoisyStudentConfig, PrepareConfig
+from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Manifest
+from noisystudent_core.storage.prepared import IMAGES
 from tasks.by_part import by_part
+from tasks.progress import Progress
 from tasks.running import RETRIES, Ref, Run, run_stage
 from tasks.tracking import TrackedData
 
@@ -48,3 +53,23 @@ def log_data(split: str, url: str, run: Run) -> None:
     manifest = Artifact.open(url).manifest
     data = TrackedData(role=split, name=split, digest=manifest.content_digest, source=url, num_rows=manifest.num_rows)
     run.tracker.log_inputs(run.mlflow_run_id, [data])
+
+
+@task(name="prepare side", task_run_name="prepare {name}", **RETRIES)
+def prepare_side(name: str, config: PrepareConfig, source: str, out: str, run: Run) -> str:
+    """Take in a source, or one side of it, into a folder of its own, and log it as a data set of the run."""
+    with Progress(f"prepare {name}") as progress:
+        run.engine.run("prepare", config, {"source": source}, "", progress.listen, out=out)
+    url = Folder.at(out).url
+    log_data(name, url, run)
+    return url
+
+
+def prepare_sides(configs: dict[str, PrepareConfig], source: str, out: str, run: Run) -> dict[str, Ref]:
+    """Submit the intake of a source by the sides of its split, one after another: they share what is taken in."""
+    found: dict[str, Ref] = {}
+    for side, config in configs.items():
+        name, folder = side or IMAGES, (Folder.at(out) / side).url
+        before: dict[str, Any] = {"wait_for": [*found.values()]}
+        found[name] = prepare_side.submit(name, config, source, folder, run, **before)
+    return found

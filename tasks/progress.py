@@ -25,27 +25,33 @@ EVERY_S = 3.0
 
 
 class Progress:
-    """A stage's progress bar, in Prefect and as lines of the log; appears once the stage has run for a few seconds."""
+    """A stage's progress bar, in Prefect and as lines of the log; appears after a few seconds of its work."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._artifact: Any = None  # the artifact's UUID
-        self._started = self._shown = time.monotonic()
+        self._percent, self._shown = 0.0, time.monotonic()
+        self._first: tuple[float, int] | None = None  # when the work was first heard of, and how much was done by then
 
     def listen(self, event: str, **fields: Any) -> None:
-        """Take a stage's events: `progress` moves the bar, `message` goes to the log."""
+        """Take a stage's events: `progress` moves the bar, `message` goes to the log, `waiting` to both."""
         if event == "progress":
             self.move(fields["done"], fields["total"], fields["unit"])
         elif event == "message":
             get_run_logger().info("%s: %s", self._name, fields["text"])
+        elif event == "waiting":
+            get_run_logger().info("%s: %s", self._name, fields["text"])
+            self._show(self._percent, f"{self._name}: {fields['text']}")
 
     def move(self, done: int, total: int, unit: str, beside: str = "") -> None:
         """Show how much is done, how fast it goes and how long the rest will take; `beside` is said with it."""
         now = time.monotonic()
-        if now - self._started < FIRST_AFTER_S or now - self._shown < EVERY_S:
+        if self._first is None or done < self._first[1]:  # before, it waited for a slot, or had another try
+            self._first = now, done
+        started, before = self._first
+        if now - started < FIRST_AFTER_S or now - self._shown < EVERY_S:
             return
-        self._shown = now
-        rate = done / (now - self._started)
+        self._shown, rate = now, (done - before) / (now - started)
         left = str(timedelta(seconds=round((total - done) / rate))) if rate else "unknown time"
         text = f"{done:,} of {total:,} {unit}{beside}, {rate:,.0f} a second, {left} left"
         get_run_logger().info("%s: %s", self._name, text)
@@ -57,6 +63,7 @@ class Progress:
             self._show(100.0, f"{self._name}: done")
 
     def _show(self, percent: float, text: str) -> None:
+        self._percent = percent
         if self._artifact is None:
             key = f"progress-{artifact_key(self._name)}"
             self._artifact = create_progress_artifact(percent, key=key, description=text)

@@ -2,6 +2,7 @@
 
 from base64 import b64decode
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -15,8 +16,10 @@ from pydantic import BaseModel, ConfigDict
 from noisystudent_core.config import StageSettings
 from noisystudent_core.errors import NoisyStudentError, by_name
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
+from noisystudent_core.storage.run_records import RunNotes
 from tasks.engines import Engine, engine_of
 from tasks.progress import Progress, show_image
+from tasks.system_metrics import PREFIX, SystemMetrics
 from tasks.tracking import StageRun, Tracker
 
 Ref = Any  # URL of an artifact; where a task is submitted, the future of one
@@ -32,11 +35,16 @@ class Run(BaseModel):
     root: str
     tracker: Tracker
     mlflow_run_id: str | None  # None: MLflow did not answer, the run is not tracked
+    digest: str  # of configuration, sources and root: an equal run is the same one again
 
     @property
     def engine(self) -> Engine[Any]:
         """Where this run's stages run."""
         return engine_of(self.id)
+
+    def use(self, url: str) -> None:
+        """Note that this run refers to an artifact, before it looks for it; wait while artifacts are removed."""
+        RunNotes(self.root, self.digest).use(url, get_run_logger().info)
 
 
 def worth_retrying(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -88,11 +96,13 @@ def run_stage(
     """
     digests = input_digests(inputs)
     url = artifact_url(config, digests, run.root)
+    run.use(url)
     if finished(url) is not None:
         get_run_logger().info("%s: reused %s", name, url)
         return Completed(name="Reused", message=f"{url} was finished before", data=url)
     with _stage_run(run, url, name, iteration, config) as stage_run, Progress(name) as progress:
-        run.engine.run(call, config, inputs, run.root, _listener(name, progress, stage_run))
+        with _measured(config, run, stage_run):
+            run.engine.run(call, config, inputs, run.root, _listener(name, progress, stage_run))
         if metrics is not None:
             stage_run.log(metrics(Artifact.open(url).manifest), iteration or 0)
     get_run_logger().info("%s: finished %s", name, url)
@@ -109,6 +119,13 @@ def _stage_run(run: Run, url: str, name: str, iteration: int | None, config: Sta
         params=config.model_dump(mode="json"),
         flow_run_id=run.id,
     )
+
+
+def _measured(config: StageSettings, run: Run, stage_run: StageRun) -> AbstractContextManager[object]:
+    """Have the machine's use measured during a fit, where this process is on the fit's own machine."""
+    if stage_run.run_id is None or not config.resumes or not run.engine.is_here:
+        return nullcontext()
+    return SystemMetrics(stage_run.log, stage_run.next_step(PREFIX))
 
 
 def _listener(name: str, progress: Progress, stage_run: StageRun) -> Any:

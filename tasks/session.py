@@ -13,8 +13,13 @@ from noisystudent_core.config import SPLITS, NoisyStudentConfig
 from noisystudent_core.errors import ConfigurationError, WorkerDiedError
 from noisystudent_core.storage.digests import digest_of
 from noisystudent_core.storage.filesystem import Folder, check_writable
+from noisystudent_core.storage.run_records import RunNotes
+from noisystudent_core.storage.secrets import refuse_any_secrets
 from noisystudent_core.storage.sources import source_digest
 from tasks.engines import Engine, opened
+from tasks.mlflow_connection import without_secrets
+from tasks.mlflow_entities import leaves
+from tasks.planning import log_plan
 from tasks.progress import show_link
 from tasks.running import Run, first_failure
 from tasks.services import home_folder
@@ -29,11 +34,13 @@ def session(config: NoisyStudentConfig, root: str | None, engine: str) -> Iterat
 
     Raises `ConfigurationError`, `SourceError` or `RootError` before any stage starts, and a failed stage's own error.
     """
+    refuse_any_secrets([config.model_dump(mode="json"), root])
     sources = check_sources(config)
     root = checked_root(root)
 
     def check(workers: Engine[Any]) -> None:
         check_models(workers, config, root)
+        log_plan(workers, config, get_run_logger())
 
     named = {"name": f"{config.name} seed {config.seed}", "tags": {"recipe": config.name}}
     settings = config.model_dump(mode="json")
@@ -56,12 +63,14 @@ def tracked(
 
     `check` is given the engine before anything starts. Raises a failed stage's own error.
     """
-    run_id, tracker = str(flow_run.id), Tracker(default_tracking_uri(home_folder()))
-    with opened(engine, run_id) as workers:
+    refuse_any_secrets([name, params])
+    run_id, tracker, digest = str(flow_run.id), Tracker(default_tracking_uri(home_folder())), digest_of(identity)
+    given = [str(value) for _, value in leaves(params)]
+    with opened(engine, run_id) as workers, RunNotes(root, digest).lasting(run_id, name, given):
         Thread(target=tracker.connect, daemon=True).start()  # MLflow and a worker take seconds each to import
         check(workers)
         mlflow_run_id = tracker.open_run(
-            digest_of(identity),
+            digest,
             name=name,
             params={"root": root, **params},
             tags=tags,
@@ -70,10 +79,12 @@ def tracked(
         )
         address = tracker.run_url(mlflow_run_id)
         show_link("mlflow", address, f"{name} in MLflow")
-        get_run_logger().info("artifacts go to %s, numbers to %s", root, address or tracker.tracking_uri)
+        get_run_logger().info(
+            "artifacts go to %s, numbers to %s", root, address or without_secrets(tracker.tracking_uri)
+        )
         status = "FAILED"
         try:
-            yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id)
+            yield Run(id=run_id, root=root, tracker=tracker, mlflow_run_id=mlflow_run_id, digest=digest)
             status = "FINISHED"
         except (UpstreamTaskError, UnfinishedRun) as error:
             raise first_failure(run_id, error) from None
@@ -108,6 +119,8 @@ def check_sources(config: NoisyStudentConfig) -> dict[str, str]:
 
 
 def _warn(event: str, **fields: Any) -> None:
-    """Show what the check says of settings without an effect."""
+    """Show what the check says of settings without an effect, and what it waits for."""
     if event == "message":
         get_run_logger().warning(fields["text"])
+    elif event == "waiting":
+        get_run_logger().info(fields["text"])

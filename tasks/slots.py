@@ -43,6 +43,8 @@ AnySlot = TypeVar("AnySlot", bound=Slot)
 class Engine(ABC, Generic[AnySlot]):
     """Slots, and the workers on them. A fit on several devices takes as many slots; their own workers end before."""
 
+    is_here = False  # whether all slots are this machine's
+
     def __init__(self, slots: Sequence[AnySlot]) -> None:
         self._closed = False
         self._all = list(slots)

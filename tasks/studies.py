@@ -1,19 +1,25 @@
-"""A study's runs become its table, in Prefect and MLflow."""
+"""What a study needs before its first run, and how its runs become a table, in Prefect and MLflow."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from prefect import task
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
+from noisystudent_core.config import NoisyStudentConfig
 from noisystudent_core.evaluation import studies
 from noisystudent_core.evaluation.studies import Outcome
 from noisystudent_core.recipes.studies import study as study_of
 from noisystudent_core.storage.digests import digest_of
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
+from tasks.engines import opened
 from tasks.progress import artifact_key, show_markdown, show_table
 from tasks.running import RETRIES
 from tasks.services import home_folder
+from tasks.session import check_models, check_sources, checked_root
 from tasks.tracking import Tracker, default_tracking_uri
 
 LOSSES = {"loss_labelled": "train/loss_labelled", "loss_unlabelled": "train/loss_unlabelled"}
@@ -28,6 +34,26 @@ class StudyRun(BaseModel):
     variant: str
     seed: int
     rows: list[dict[str, Any]]
+
+
+def name_of(recipe: str, data: str, variant: str) -> str:
+    """What a study's runs of a variant are called, in MLflow and above their reports."""
+    return ", ".join(word for word in (recipe, data, variant) if word)
+
+
+@contextmanager
+def checked(runs: Sequence[NoisyStudentConfig], root: str | None, engine: str) -> Iterator[None]:
+    """One engine for all runs of a study, after each is found to be possible.
+
+    Raises, before the first run, what a run's own checks do (`session`).
+    """
+    for sources in {run.sources: run for run in runs}.values():
+        check_sources(sources)
+    url = checked_root(root)
+    with opened(engine, str(flow_run.id)) as workers:
+        for run in runs:
+            check_models(workers, run, url)
+        yield
 
 
 @task(name="compare", task_run_name="compare {study}", **RETRIES)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -138,18 +137,9 @@ class Tracker:
             if run_id is not None:
                 self.client().log_text(run_id, text, name)
 
-    def log_image(self, run_id: str | None, name: str, png: bytes) -> str | None:
-        """Write `figures/<name>.png` among the run's artifacts; the address that a server has it at, where it has one.
-
-        None for a database address, an untracked run, and where MLflow does not take it.
-        """
-        with self.guard(f"log image {name!r}"), TemporaryDirectory() as folder:
-            if run_id is not None:
-                file = Path(folder, f"{name}.png")
-                file.write_bytes(png)
-                self.client().log_artifact(run_id, str(file), "figures")
-                return self._served(f"get-artifact?path=figures/{name}.png&run_uuid={run_id}")
-        return None
+    def figure_url(self, run_id: str, name: str) -> str | None:
+        """The address that a server has `figures/<name>.png` of a run at; None for a database address."""
+        return self._served(f"get-artifact?path=figures/{name}.png&run_uuid={run_id}")
 
     def run_url(self, run_id: str | None) -> str | None:
         """The run's address in MLflow's UI; None for a database address or an untracked run."""
@@ -236,8 +226,18 @@ class StageRun:
                 self._sender.put(new)
 
     def log_image(self, name: str, png: bytes) -> str | None:
-        """Write an image, in place of an earlier attempt's; see `Tracker.log_image`."""
-        return self._tracker.log_image(self.run_id, name, png) if self._sender is not None else None
+        """Hand over `figures/<name>.png`, in place of an earlier attempt's; returns at once, it is sent within seconds.
+
+        Returns the address that it will have; None for a database address and an untracked or finished stage.
+        """
+        if self._sender is None or self.run_id is None:
+            return None
+        self._sender.put_file(f"figures/{name}.png", png)
+        return self._tracker.figure_url(self.run_id, name)
+
+    def next_step(self, prefix: str) -> int:
+        """The first step at which metrics whose keys begin like this are new."""
+        return 1 + max((step for key, step in self._last_steps.items() if key.startswith(prefix)), default=-1)
 
     def close(self, status: Status = "FINISHED") -> None:
         """Send what waits and end the run; after `CLOSE_SECONDS` this goes on in the background."""

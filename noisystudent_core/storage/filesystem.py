@@ -17,6 +17,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from noisystudent_core.errors import ConfigurationError, RootError
+from noisystudent_core.storage.secrets import refuse_secrets
 
 NUM_READERS = 32  # files of a bucket that are read at once
 
@@ -74,6 +75,10 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether the file is there."""
         return self.fs.isfile(self._full(name))
+
+    def modified(self, name: str) -> float:
+        """When the file was written, in seconds since 1970; raises `FileNotFoundError`."""
+        return self.fs.modified(self._full(name)).timestamp()
 
     def sizes(self) -> dict[str, int]:
         """Name and size in bytes of each file directly inside; empty where there is no folder."""
@@ -178,17 +183,6 @@ def _s3() -> AbstractFileSystem:
     from noisystudent_core.storage.s3 import S3  # 0.6 s, for those who have a bucket
 
     return S3(use_listings_cache=False)
-
-
-def refuse_secrets(url: str) -> None:
-    """Raise `ConfigurationError` where a URL holds credentials; the message does not repeat them."""
-    address = url.partition("://")[2]
-    authority = address.partition("/")[0]
-    port = authority.partition(":")[2] or "0"  # else the first part of a secret that holds a slash
-    if "@" in authority or ("@" in address and not port.isdigit()):
-        raise ConfigurationError(
-            "a URL holds credentials: give them by environment or profile (AWS_ACCESS_KEY_ID, ...)"
-        )
 
 
 def _words(error: Exception) -> str:

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -20,13 +20,13 @@ RELEASED = "released"
 
 
 @contextmanager
-def leased(folder: Folder) -> Iterator[None]:
-    """Hold the lease on `folder`, renewed while the block lasts; wait for whoever holds it.
+def leased(folder: Folder, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Hold the lease on `folder`, renewed while the block lasts; wait for whoever holds it, which `say` is told.
 
     A holder on this machine whose process is gone holds nothing; one elsewhere does until its last renewal expires.
     """
     mine = _Lease(folder / "lease")
-    mine.acquire()
+    mine.acquire(say)
     stopped = Event()
     renewal = Thread(target=mine.renew_until, args=(stopped,), daemon=True)
     renewal.start()
@@ -36,6 +36,18 @@ def leased(folder: Folder) -> Iterator[None]:
         stopped.set()
         renewal.join()
         mine.release()
+
+
+def held_since(folder: Folder) -> float | None:
+    """When the present holder of the lease on `folder` took it, in seconds since 1970; None where nobody holds it."""
+    lease = _Lease(folder / "lease")
+    newest, names = lease.newest()
+    if not newest or lease.is_over(newest, names):
+        return None
+    try:
+        return (folder / "lease").modified(str(newest))
+    except FileNotFoundError:
+        return None  # released meanwhile
 
 
 class _Lease:
@@ -50,8 +62,12 @@ class _Lease:
         self._owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
         self._number, self._renewal = 0, ""
 
-    def acquire(self) -> None:
+    def acquire(self, say: Callable[[str], None]) -> None:
+        said = -SECONDS
         while not self._take():
+            if time.monotonic() - said >= SECONDS:
+                said = time.monotonic()
+                say(f"waiting for another run that does the same work, {self._holder()}; its result is then reused")
             time.sleep(POLL_S)
 
     def renew_until(self, stopped: Event) -> None:
@@ -67,25 +83,34 @@ class _Lease:
 
     def _take(self) -> bool:
         """Become the next holder, unless there is one, or another process is faster."""
-        newest, names = self._newest()
-        if newest and not self._is_over(newest, names):
+        newest, names = self.newest()
+        if newest and not self.is_over(newest, names):
             return False
         self._number = newest + 1
         if not self._folder.publish(str(self._number), f"{self._owner} {_expiry()}".encode()):
             return False
-        if self._newest()[0] != self._number:  # what was seen was long past: others held it since
+        if self.newest()[0] != self._number:  # what was seen was long past: others held it since
             self._folder.remove(str(self._number))
             return False
         for name in names:
             self._folder.remove(name)
         return True
 
-    def _newest(self) -> tuple[int, list[str]]:
+    def _holder(self) -> str:
+        """Who works, in words."""
+        newest, _ = self.newest()
+        try:
+            host, pid, *_ = self._folder.read(str(newest)).decode().split()
+        except FileNotFoundError:
+            return "which is about to begin or end"
+        return f"process {pid} on {host}"
+
+    def newest(self) -> tuple[int, list[str]]:
         """The newest holder's number, 0 where there is none, and all files."""
         names = [name for name in self._folder.sizes() if not name.startswith(".")]  # those are on their way
         return max((int(name) for name in names if name.isdigit()), default=0), names
 
-    def _is_over(self, number: int, names: list[str]) -> bool:
+    def is_over(self, number: int, names: list[str]) -> bool:
         if f"{number}.{RELEASED}" in names:
             return True
         try:

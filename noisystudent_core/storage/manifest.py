@@ -26,6 +26,7 @@ KINDS = {  # of the artifact that an input must be, by the first word of what st
     "exclusions": "exclusions",
     "corrupted": "corrupted",
     "fingerprints": "fingerprints",
+    "inspection": "inspections",
     "predictions": "predictions",
     "validation_predictions": "predictions",
     "selection": "selection",

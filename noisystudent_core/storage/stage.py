@@ -80,16 +80,16 @@ def stage(work: Callable[[Config, Inputs, Place, Events], Written]) -> Stage[Con
             if out:
                 _check_key(_claim(Folder.at(out), key), key, out)
                 place = Place(Folder.at(out), Folder.at(out) / SCRATCH, shared="")
-            manifest = _finish_alone(finish, place) if config.resumes else finish(place)
+            manifest = _finish_alone(finish, place, events) if config.resumes else finish(place)
         _check_key(manifest.key, key, url)
         return manifest
 
     return run  # type: ignore[return-value]
 
 
-def _finish_alone(finish: Callable[[Place], Manifest], place: Place) -> Manifest:
+def _finish_alone(finish: Callable[[Place], Manifest], place: Place, events: Events) -> Manifest:
     """Finish a long stage unless another run does meanwhile; its saved states go when its manifest stands."""
-    with leased(place.scratch):
+    with leased(place.scratch, lambda text: events("waiting", text=text)):
         manifest = finished(place.folder.url) or finish(place)
         place.scratch.remove_all()
         return manifest

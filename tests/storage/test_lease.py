@@ -5,12 +5,13 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from noisystudent_core.storage import lease
 from noisystudent_core.storage.filesystem import Folder
-from noisystudent_core.storage.lease import leased
+from noisystudent_core.storage.lease import held_since, leased
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,37 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def files(folder: Folder) -> list[str]:
     return sorted((folder / "lease").sizes())
+
+
+def test_whoever_waits_is_told_for_whom(root: str) -> None:
+    folder, said, told = Folder.at(root), [], Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        told.set()
+
+    def wait() -> None:
+        with leased(folder, say):
+            pass
+
+    with leased(folder), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(wait)
+        assert told.wait(10)
+        assert not waiting.done()
+        (folder / "lease").publish("1.released", b"")
+        waiting.result(10)
+    assert len(said) == 1
+    assert f"process {os.getpid()} on " in said[0]
+
+
+def test_a_lease_tells_since_when_it_is_held(any_root: str) -> None:
+    folder = Folder.at(any_root)
+    assert held_since(folder) is None
+    with leased(folder):
+        since = held_since(folder)
+        assert since is not None
+        assert abs(since - time.time()) < 5
+    assert held_since(folder) is None
 
 
 def test_one_holder_at_a_time(any_root: str) -> None:

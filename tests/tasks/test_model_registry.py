@@ -37,7 +37,7 @@ def _publish(tracker: Tracker, checkpoint: Path, digest: str, top1: float) -> Pu
         checkpoint_dir=checkpoint,
         checkpoint_digest=digest,
         name=NAME,
-        description="# Student\n\nRecognises digits.",
+        card="# Student\n\nRecognises digits.",
         metrics={METRIC: top1, "validation/top5": 0.99},
         champion_metric=METRIC,
         iteration=2,
@@ -81,7 +81,7 @@ def test_version_says_what_it_is(tracker: Tracker, tmp_path: Path) -> None:
     (model,) = client.search_logged_models([experiment.experiment_id])
     assert {metric.key: metric.value for metric in model.metrics or []} == {METRIC: 0.9, "validation/top5": 0.99}
     files = {Path(file.path).name for file in client.list_logged_model_artifacts(model.model_id)}
-    assert {"MLmodel", "requirements.txt", "serving_input_example.json"} <= files
+    assert {"MLmodel", "requirements.txt", "serving_input_example.json", "model_card.md"} <= files
     assert published.uri == f"models:/{NAME}/{published.version}"
     assert not (tmp_path / "mlruns").exists()
 

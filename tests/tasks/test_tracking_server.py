@@ -13,6 +13,7 @@ import pytest
 
 from tasks import mlflow_connection
 from tasks.tracking import Tracker
+from tests.tasks.slow_proxy import proxy_of
 from tests.tasks.tracked import free_port, history, opened, quick_and_quiet
 
 __all__ = ["quick_and_quiet"]
@@ -82,6 +83,34 @@ def test_stopped_server_never_holds_up_a_fit(
     assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
 
 
+@pytest.mark.parametrize("fault", ["slow", "down"])
+def test_fit_goes_on_while_mlflow_is_slow_or_down_and_nothing_is_lost(
+    server: Server, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        stage = tracker.stage_run(opened(tracker), key=f"fit-{fault}", name="fit teacher")
+        with monkeypatch.context() as impatient:
+            impatient.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+            proxy.delay_s, proxy.is_down = (3.0, False) if fault == "slow" else (0.0, True)  # 30 s to a limit of 10
+            slowest = 0.0
+            for step in range(500):
+                started = time.monotonic()
+                stage.log({"train/loss_labelled": float(step)}, step)
+                if step % 100 == 0:
+                    stage.log_image(f"figure-{step}", b"png")
+                slowest = max(slowest, time.monotonic() - started)
+            time.sleep(4)
+        proxy.delay_s, proxy.is_down = 0.0, False
+        stage.close()
+        assert slowest < 0.5
+        assert history(tracker, stage.run_id, "train/loss_labelled") == [(step, float(step)) for step in range(500)]
+        figures = tracker.client().list_artifacts(stage.run_id or "", "figures")
+        assert [file.path for file in figures] == [f"figures/figure-{step}.png" for step in range(0, 500, 100)]
+        assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
+
+
 def test_full_buffer_and_a_server_that_stays_away_are_counted(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,10 +145,11 @@ def test_server_keeps_tables(server: Server) -> None:
     assert [file.path for file in tracker.client().list_artifacts(run_id, "tables")] == ["tables/thresholds.json"]
 
 
-def test_image_has_an_address_that_a_browser_shows(server: Server) -> None:
+def test_image_has_an_address_that_a_browser_shows(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = Tracker(server.uri)
     with tracker.stage_run(opened(tracker), key="fit-figures", name="fit teacher") as stage:
         url = stage.log_image("noise-grid", b"\x89PNG")
+        monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
     assert url is not None
     with urllib.request.urlopen(url, timeout=30) as answer:
         assert (answer.read(), answer.headers["Content-Type"]) == (b"\x89PNG", "image/png")

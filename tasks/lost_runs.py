@@ -1,0 +1,78 @@
+"""Flow runs of this folder whose process was killed: each holds a lock file while it lasts, which the kernel frees.
+
+The server of a run that starts one of its own dies with it, so that no heartbeat can tell; the next command does.
+"""
+
+import fcntl
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Crashed
+
+from tasks.services import home_folder
+
+_held: dict[str, IO[str]] = {}  # by flow run
+
+
+def hold(run_id: str, go_on: str) -> None:
+    """Mark the flow run as this process's, with what to do should the process be killed."""
+    if run_id in _held:
+        return
+    path = _folder() / f"{run_id}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.truncate(0)
+    file.write(json.dumps({"host": socket.gethostname(), "go_on": go_on}))
+    file.flush()
+    _held[run_id] = file
+
+
+def let_go(run_id: str) -> None:
+    """The flow run has ended in this process."""
+    file = _held.pop(run_id, None)
+    if file is not None:
+        (_folder() / f"{run_id}.json").unlink(missing_ok=True)
+        file.close()
+
+
+def report_lost_runs() -> int:
+    """Set flow runs that count as running, but whose process here is gone, to Crashed; returns how many they were."""
+    lost = list(_lost())
+    if not lost:
+        return 0
+    number = 0
+    with get_client(sync_client=True) as client:
+        for path, left in lost:
+            try:
+                run = client.read_flow_run(path.stem)  # type: ignore[arg-type]
+            except ObjectNotFound:
+                continue  # another server's
+            if run.state is None or not run.state.is_final():
+                message = f"Its process was killed. Finished stages are kept. To go on: {left['go_on']}"
+                client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+                number += 1
+            path.unlink(missing_ok=True)
+    return number
+
+
+def _lost() -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Lock files of this machine that nobody holds."""
+    for path in _folder().glob("*.json"):
+        with path.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                left = json.load(file)
+            except (BlockingIOError, ValueError):  # held, or not written yet
+                continue
+        if left["host"] == socket.gethostname():
+            yield path, left
+
+
+def _folder() -> Path:
+    return home_folder() / "flow-runs"
