@@ -41,7 +41,7 @@ class ImageNetA:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """See `Tally`; raises `LabelError` for a net without ImageNet's 1000 classes and labels that are not of A."""
-        _check_imagenet("ImageNet-A", logits.shape[1])
+        check_imagenet("ImageNet-A", logits.shape[1])
         classes = self._classes.to(labels.device)
         places = torch.searchsorted(classes, labels).clamp(max=len(classes) - 1)
         if len(other := labels[classes[places] != labels]):
@@ -105,7 +105,8 @@ def with_real_labels(validation: ImageFolder) -> ImageFolder:
     )
 
 
-def _check_imagenet(benchmark: str, num_classes: int) -> None:
+def check_imagenet(benchmark: str, num_classes: int) -> None:
+    """Raise `LabelError` for a net of other classes than ImageNet's."""
     if num_classes != NUM_CLASSES:
         raise LabelError(
             f"{num_classes} classes: {benchmark} needs a net of ImageNet's {NUM_CLASSES}, in wnid order; give one"

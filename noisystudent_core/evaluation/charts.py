@@ -11,11 +11,13 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 INK, GREY, LINE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
 ROLES: Mapping[str, tuple[str, str, Any]] = MappingProxyType(  # colour, marker, dashes
@@ -50,8 +52,9 @@ LOOK: dict[Any, Any] = {
     "svg.hashsalt": "noisy-student",  # equal charts, equal bytes
 }
 WIDTH, HEIGHT = 4.6, 3.0  # inches of a panel of usual size
-TITLE_SPACE = 0.75  # inches above a PNG's panels, for title and legend
+MAX_HEAD = 2.0  # inches of a PNG's title and legend, at most
 DPI = 130  # of PNGs
+PAD = 0.05 * DPI  # pixels around a panel
 MAX_TICKS = 12
 
 
@@ -101,48 +104,90 @@ class Chart:
         return {series.label: series.role for panel in self.panels for series in panel.series}
 
 
-def svgs(chart: Chart) -> list[str]:
-    """Each panel as an SVG element that takes its width and its colours from the page around it."""
-    found = []
-    for number, panel in enumerate(chart.panels):
-        file = io.BytesIO()
+class Drawing:
+    """A chart drawn once, for a page and for a server that shows PNGs."""
+
+    def __init__(self, chart: Chart) -> None:
+        self.chart = chart
         with mpl.rc_context(LOOK):
-            figure = Figure(figsize=panel.size, layout="constrained")
-            FigureCanvasSVG(figure)
-            _draw(figure.subplots(), panel)
-            figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-        found.append(_themed(file.getvalue().decode(), f"{chart.name}-{number}-"))
-    return found
+            self._figures = [_figure(panel) for panel in chart.panels]
 
+    @property
+    def svgs(self) -> list[str]:
+        """Each panel as an SVG element that takes its width and its colours from the page around it."""
+        with mpl.rc_context(LOOK):
+            return [_themed(_svg(figure), f"{self.chart.name}-{i}-") for i, figure in enumerate(self._figures)]
 
-def png(chart: Chart) -> bytes:
-    """All panels on one white sheet, with title and legend."""
-    num_columns = min(3, len(chart.panels))
-    num_rows = -(-len(chart.panels) // num_columns)
-    width, height = chart.panels[0].size
-    with mpl.rc_context(LOOK):
-        size = max(width * num_columns, WIDTH), height * num_rows + TITLE_SPACE
-        figure = Figure(figsize=size, dpi=DPI, layout="constrained", facecolor=PAPER)
-        canvas = FigureCanvasAgg(figure)
-        cells = figure.subplots(num_rows, num_columns, squeeze=False).flat
-        for cell, panel in zip(cells, chart.panels, strict=False):
-            _draw(cell, panel)
-        for cell in cells:  # those that are left
-            cell.set_axis_off()
-        handles = dict(zip(chart.legend(), map(_handle, chart.legend().values()), strict=True))
-        figure.legend(
-            handles.values(),
-            handles.keys(),
-            title=chart.title,
-            title_fontproperties={"weight": "bold", "size": 12},
-            alignment="left",
-            loc="outside upper left",
-            ncols=4 if num_columns > 1 else 2,
-            frameon=False,
-        )
+    @property
+    def png(self) -> bytes:
+        """All panels on one white sheet, with title and legend."""
+        num_columns = min(3, len(self._figures))
+        with mpl.rc_context(LOOK):
+            panels = [_raster(figure) for figure in self._figures]
+            width, height = panels[0].size
+            head = _head(self.chart, max(width * num_columns, WIDTH * DPI) / DPI)
+        num_rows = -(-len(panels) // num_columns)
+        sheet = Image.new("RGB", (head.width, head.height + num_rows * height), PAPER)
+        sheet.paste(head)
+        for number, panel in enumerate(panels):
+            row, column = divmod(number, num_columns)
+            sheet.paste(panel, (column * width, head.height + row * height))
         file = io.BytesIO()
-        canvas.print_png(file)
-    return file.getvalue()
+        sheet.save(file, "PNG")
+        return file.getvalue()
+
+
+def _figure(panel: Panel) -> Figure:
+    """One panel, its axes as large as its labels leave room for."""
+    figure = Figure(figsize=panel.size, dpi=DPI, facecolor=PAPER)
+    axes = figure.add_axes((0.15, 0.2, 0.8, 0.7), facecolor="none")
+    _draw(axes, panel)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for _ in range(2):  # with another size come other ticks
+        _fit(axes, figure.bbox.width, figure.bbox.height, renderer)
+    return figure
+
+
+def _fit(axes: Axes, width: float, height: float, renderer: Any) -> None:
+    """Make the axes as large as a figure of this size, in pixels, has room for with their labels."""
+    found = axes.get_tightbbox(renderer, for_layout_only=True)
+    assert found is not None
+    left, bottom, right, top = axes.get_position().extents
+    left, right = left + (PAD - found.x0) / width, right + (width - PAD - found.x1) / width
+    bottom, top = bottom + (PAD - found.y0) / height, top + (height - PAD - found.y1) / height
+    axes.set_position((left, bottom, right - left, top - bottom))
+
+
+def _svg(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.patch.set_visible(False)
+    FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
+    return file.getvalue().decode()
+
+
+def _raster(figure: Figure) -> Image.Image:
+    figure.dpi = DPI  # an SVG's is another
+    figure.patch.set_visible(True)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def _head(chart: Chart, width: float) -> Image.Image:
+    """Title and legend, of so many inches."""
+    figure = Figure(figsize=(width, MAX_HEAD), dpi=DPI, facecolor=PAPER)
+    legend = figure.legend(
+        [_handle(role) for role in chart.legend().values()],
+        [*chart.legend()],
+        title=chart.title,
+        title_fontproperties={"weight": "bold", "size": 12},
+        alignment="left",
+        loc="upper left",
+        ncols=4 if len(chart.panels) > 1 else 2,
+        frameon=False,
+    )
+    image = _raster(figure)
+    return image.crop((0, 0, image.width, round(MAX_HEAD * DPI - legend.get_window_extent().y0)))
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
@@ -158,6 +203,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.set_xlim(*panel.x_limits)
+    if (lowest := panel.y_limits[0]) is not None:  # so that there is a margin above what is all the same
+        axes.update_datalim([(panel.series[0].x[0], lowest)])
+        axes.autoscale_view(scalex=False)
     axes.set_ylim(*panel.y_limits)
     if panel.x_ticks is not None:
         axes.set_xticks(*_ticks(panel.x_ticks))

@@ -39,8 +39,8 @@ def contact_sheet(title: str, subtitle: str, pairs: Sequence[Pair]) -> bytes:
     draw.text((MARGIN, MARGIN + TITLE + 10), subtitle, GREY, ImageFont.load_default(TEXT))
     for number, pair in enumerate(pairs):
         x, y = place(number)
-        sheet.paste(_tile(pair.left), (x, y))
-        sheet.paste(_tile(pair.right), (x + TILE + INNER_GAP, y))
+        sheet.paste(tile(pair.left), (x, y))
+        sheet.paste(tile(pair.right), (x + TILE + INNER_GAP, y))
         draw.text((x, y + TILE + 4), pair.caption, GREY, ImageFont.load_default(CAPTION))
     png = _png(sheet)
     return png if len(png) <= MAX_BYTES else _png(sheet.quantize(256))
@@ -52,8 +52,8 @@ def place(number: int) -> tuple[int, int]:
     return MARGIN + column * (2 * TILE + INNER_GAP + GAP), HEAD + row * (TILE + CAPTION + GAP)
 
 
-def _tile(data: bytes) -> Image.Image:
-    """The image on a grey square; small ones grow with square pixels."""
+def tile(data: bytes) -> Image.Image:
+    """The whole image on a grey square of `TILE` pixels; small ones grow with square pixels."""
     pixels = Image.fromarray(decode_image(data, max_pixels=ANY_SIZE).permute(1, 2, 0).numpy())
     smaller = max(pixels.size) < TILE
     return ImageOps.pad(

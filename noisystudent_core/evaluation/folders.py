@@ -133,13 +133,14 @@ def _labels(folder: Folder, classes: list[str], class_names: Sequence[str], expe
     if absent := sorted(set(expected).difference(class_names)):
         raise LabelError(
             f"{folder.url}: the net's {len(class_names)} classes lack {len(absent)} of the benchmark's {len(expected)} "
-            f"({some(absent)}); give a model of them, and its classes under the benchmark's names"
+            f"({some(absent)}); give a model of them, and its classes under the benchmark's names (class_names)"
         )
     found = set(classes)
     if unknown := sorted(found.difference(expected)):
         raise LabelError(
             f"{folder.url}: {len(unknown)} of {len(found)} classes are other ones ({some(unknown)}); must be the "
-            f"{len(expected)} classes {some(expected)}; give a model of the folder's classes, and its order of names"
+            f"{len(expected)} classes {some(expected)}; give a model of the folder's classes, or say by class_names "
+            "what its classes are called here"
         )
     if missing := [name for name in expected if name not in found]:
         raise LabelError(

@@ -5,8 +5,8 @@ from html import escape
 from importlib import resources
 
 from noisystudent_core.config.evaluation import ReportConfig
-from noisystudent_core.evaluation import charts, galleries, report
-from noisystudent_core.evaluation.charts import Chart
+from noisystudent_core.evaluation import galleries, report
+from noisystudent_core.evaluation.charts import Chart, Drawing
 from noisystudent_core.evaluation.figures import Group
 from noisystudent_core.evaluation.galleries import Gallery
 from noisystudent_core.evaluation.report import Row
@@ -25,27 +25,37 @@ DASHES = {"supervised": "5 3", "other": "7 2 2 2"}
 def html(
     config: ReportConfig,
     rows: Sequence[Row],
-    shown: Sequence[Chart],
+    shown: Sequence[Drawing],
     pictures: Sequence[Gallery],
     notes: Sequence[str] = (),
 ) -> str:
     """The whole page; `notes` are sentences on the selection, above its charts and pictures."""
-    title = f"{config.name}, seed {config.seed}"
+    sections = {
+        "Result": f"{paragraphs(report.remarks(config, rows))}{_table(rows)}",
+        "Measured": charts_grid(shown),
+        "Pictures": f"{paragraphs(notes)}{''.join(map(article, pictures))}" if pictures or notes else "",
+    }
+    return document(f"{config.name}, seed {config.seed}", sections, _lineage(rows))
+
+
+def document(title: str, sections: Mapping[str, str], footer: str, own_style: str = "") -> str:
+    """A page of sections, HTML by their headings; empty ones are left out."""
     style = resources.files("noisystudent_core.evaluation").joinpath("page.css").read_text()
     parts = [
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f'<meta name="color-scheme" content="light dark"><style>{style}</style></head><body>',
+        f'<meta name="color-scheme" content="light dark"><style>{style}{own_style}</style></head><body>',
         f'<header><p class="kind">Noisy Student Training</p><h1>{escape(title)}</h1></header><main>',
-        f"<section><h2>Result</h2>{_paragraphs(report.remarks(config, rows))}{_table(rows)}</section>",
-        f'<section><h2>Measured</h2><div class="charts">{"".join(map(_chart, shown))}</div></section>',
-        f"<section><h2>Pictures</h2>{_paragraphs(notes)}{''.join(map(_gallery, pictures))}</section>"
-        if pictures or notes
-        else "",
-        f"</main><footer>{_lineage(rows)}</footer></body></html>\n",
+        *(f"<section><h2>{escape(heading)}</h2>{body}</section>" for heading, body in sections.items() if body),
+        f"</main><footer>{footer}</footer></body></html>\n",
     ]
-    return "\n".join(part for part in parts if part)
+    return "\n".join(parts)
+
+
+def charts_grid(shown: Sequence[Drawing]) -> str:
+    """Charts side by side, each with its caption and its numbers."""
+    return f'<div class="charts">{"".join(map(_chart, shown))}</div>'
 
 
 def _table(rows: Sequence[Row]) -> str:
@@ -80,10 +90,11 @@ def _role(row: Row) -> str:
     return f"student {row['iteration']}" if row["iteration"] else "teacher"
 
 
-def _chart(chart: Chart) -> str:
+def _chart(drawing: Drawing) -> str:
+    chart = drawing.chart
     many = ' class="many"' if len(chart.panels) > 1 else ""
     legend = "".join(f"<li>{_mark(role)}{escape(label)}</li>" for label, role in chart.legend().items())
-    drawn = "".join(charts.svgs(chart))
+    drawn = "".join(drawing.svgs)
     return (
         f"<figure{many}><h3>{escape(chart.title)}</h3><ul>{legend}</ul>"
         f'<div class="panels" role="img" aria-label="{escape(chart.alt)}">{drawn}</div>'
@@ -116,7 +127,8 @@ def _numbers(chart: Chart) -> str:
     )
 
 
-def _gallery(gallery: Gallery) -> str:
+def article(gallery: Gallery) -> str:
+    """A gallery with its heading and words."""
     groups = "".join(map(_group, gallery.groups))
     return f"<article><h3>{escape(gallery.title)}</h3><p>{escape(gallery.caption)}</p>{groups}</article>"
 
@@ -137,5 +149,6 @@ def _lineage(rows: Sequence[Row]) -> str:
     return "".join(f"<p>{role}: <code>{escape(url)}</code></p>" for role, url in found.items())
 
 
-def _paragraphs(sentences: Sequence[str]) -> str:
+def paragraphs(sentences: Sequence[str]) -> str:
+    """A paragraph for each sentence."""
     return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)

@@ -5,7 +5,8 @@ measured at the 224 and at the 299 release, resized to the resolution that the n
 (METHOD section 5; paper, section 3.4). Source: Hendrycks and Dietterich 2019.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 from noisystudent_core.errors import SourceError
 from noisystudent_core.evaluation import corruptions as of_c
@@ -26,48 +27,60 @@ def corruption_folders(
     class_names: Sequence[str],
     corruptions: Sequence[str] = of_c.NAMES,
     severities: Sequence[int] = of_c.SEVERITIES,
-) -> Iterator[tuple[str, int, ImageFolder]]:
-    """Yield (corruption, severity, images), each folder being listed when it is its turn: all have the same images.
+) -> list[tuple[str, int, ImageFolder]]:
+    """(corruption, severity, images) of every folder, all listed before an image is read: all have the same images.
 
-    Raises, before anything is listed, `SourceError` for corruptions and severities that are missing; then what
-    `image_folder` raises, and `SourceError` for images that not all of the folders have.
+    Raises `SourceError` for corruptions and severities that are missing, what `image_folder` raises, and `SourceError`
+    for images that not all of the folders have.
     """
     root = Folder.at(url)
-    _check_named(root, corruptions, "corruptions")
-    for corruption in corruptions:
-        _check_named(root / corruption, list(map(str, severities)), "severities")
-    return _corruption_folders(root, class_names, corruptions, severities)
-
-
-def perturbation_folders(
-    url: str, class_names: Sequence[str], perturbations: Sequence[str] = of_p.NAMES
-) -> Iterator[tuple[str, SequenceFolder]]:
-    """Yield (perturbation, sequences), each folder being listed when it is its turn.
-
-    Raises `SourceError` for perturbations that are missing, before anything is listed, and what `sequence_folder` does.
-    """
-    root = Folder.at(url)
-    _check_named(root, perturbations, "perturbations")
-    return ((name, sequence_folder((root / name).url, class_names)) for name in perturbations)
-
-
-def _corruption_folders(
-    root: Folder,
-    class_names: Sequence[str],
-    corruptions: Sequence[str],
-    severities: Sequence[int],
-) -> Iterator[tuple[str, int, ImageFolder]]:
-    first: ImageFolder | None = None
+    _check_levels(root, corruptions, severities)
+    found: list[tuple[str, int, ImageFolder]] = []
     for corruption in corruptions:
         for severity in severities:
             images = image_folder((root / corruption / str(severity)).url, class_names)
-            first = first or images
+            first = found[0][2] if found else images
             if differing := sorted(set(images.names).symmetric_difference(first.names)):
                 raise SourceError(
                     f"{images.folder.url}: {len(images)} images, {first.folder.url}: {len(first)}; {some(differing)} "
                     "are in one alone: all severities must have the same; unpack the benchmark again"
                 )
-            yield corruption, severity, images
+            # 75 lists of 50,000 equal names are one in memory
+            found.append((corruption, severity, replace(images, names=first.names, labels=first.labels)))
+    return found
+
+
+def perturbation_folders(
+    url: str, class_names: Sequence[str], perturbations: Sequence[str] = of_p.NAMES
+) -> list[tuple[str, SequenceFolder]]:
+    """(perturbation, sequences) of every folder, all listed before a frame is read.
+
+    Raises `SourceError` for perturbations that are missing, before anything is listed, and what `sequence_folder` does.
+    """
+    root = Folder.at(url)
+    _check_named(root, perturbations, "perturbations")
+    return [(name, sequence_folder((root / name).url, class_names)) for name in perturbations]
+
+
+def class_folders(url: str, benchmark: str) -> list[str]:
+    """The folders of classes of an "imagenet_c", an "imagenet_p", or of any other folder of them, by name.
+
+    Raises `SourceError` for corruptions, severities and perturbations that are missing.
+    """
+    root = Folder.at(url)
+    if benchmark == "imagenet_c":
+        _check_levels(root, of_c.NAMES, of_c.SEVERITIES)
+        root = root / of_c.NAMES[0] / str(of_c.SEVERITIES[0])
+    if benchmark == "imagenet_p":
+        _check_named(root, of_p.NAMES, "perturbations")
+        root = root / of_p.NAMES[0]
+    return folders_in(root)
+
+
+def _check_levels(root: Folder, corruptions: Sequence[str], severities: Sequence[int]) -> None:
+    _check_named(root, corruptions, "corruptions")
+    for corruption in corruptions:
+        _check_named(root / corruption, list(map(str, severities)), "severities")
 
 
 def _check_named(folder: Folder, wanted: Sequence[str], kind: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from noisystudent_core.evaluation import charts, page
-from noisystudent_core.evaluation.charts import Chart, Panel, Series
+from noisystudent_core.evaluation.charts import Chart, Drawing, Panel, Series
 
 
 def chart(num_panels: int = 1, labels: Sequence[str] = ("first teacher", "last student"), **panel) -> Chart:
@@ -25,7 +25,7 @@ def chart(num_panels: int = 1, labels: Sequence[str] = ("first teacher", "last s
 
 
 def test_an_svg_has_no_size_no_colour_and_no_name_of_its_own() -> None:
-    (svg,) = charts.svgs(chart())
+    (svg,) = Drawing(chart()).svgs
     tree = ElementTree.fromstring(svg)
     assert not {"width", "height"} & tree.attrib.keys()
     assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set()
@@ -36,7 +36,7 @@ def test_an_svg_has_no_size_no_colour_and_no_name_of_its_own() -> None:
 
 
 def test_references_within_an_svg_lead_to_its_own_names() -> None:
-    for number, svg in enumerate(charts.svgs(chart(num_panels=2))):
+    for number, svg in enumerate(Drawing(chart(num_panels=2)).svgs):
         names = set(re.findall(r'\bid="([^"]*)"', svg))
         used = set(re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', svg))
         assert used
@@ -51,13 +51,31 @@ def test_colours_of_the_page_are_defined_for_light_and_dark() -> None:
     assert all(f"{variable}: #" in dark for variable in ("--ink", "--paper", "--student", "--teacher"))
 
 
-def test_equal_charts_are_equal_bytes() -> None:
-    assert charts.svgs(chart()) == charts.svgs(chart())
-    assert charts.png(chart()) == charts.png(chart())
+def test_equal_charts_are_equal_bytes_in_either_order() -> None:
+    one, other = Drawing(chart()), Drawing(chart())
+    svgs, png = one.svgs, one.png
+    assert (png, svgs) == (other.png, other.svgs)
+
+
+def test_labels_have_room_within_the_picture() -> None:
+    wide = chart(y_ticks={10.0: "a name of eighteen"}, x_label="x", y_label="y", size=(3.0, 2.0))
+    for pixels in (Image.open(io.BytesIO(Drawing(each).png)).convert("L") for each in (wide, chart())):
+        drawn = np.array(pixels) < 200
+        assert not drawn[-3:].any() and not drawn[:, :3].any() and not drawn[:, -3:].any()
+
+
+def test_what_is_all_the_same_is_not_at_the_edge() -> None:
+    flat = [Series(label="a", role="student", x=[1, 2, 3], y=[95, 95, 95])]
+    panel = Panel(series=flat, y_limits=(0, None))
+    png = Drawing(Chart(name="a", title="", caption="", alt="", panels=[panel])).png
+    blue = (np.array(Image.open(io.BytesIO(png))) == (0, 114, 178)).all(2)
+    rows = np.flatnonzero(blue.sum(1) > 200)  # of the line, not of the legend
+    markers = np.flatnonzero(blue[rows[0] - 12 : rows[-1] + 13].any(1))
+    assert markers[-1] - markers[0] >= 8  # whole: 6.5 points at 130 pixels an inch, but for its rim
 
 
 def test_a_png_has_every_panel_and_each_role_s_colour() -> None:
-    one, many = (Image.open(io.BytesIO(charts.png(chart(number)))) for number in (1, 5))
+    one, many = (Image.open(io.BytesIO(Drawing(chart(number)).png)) for number in (1, 5))
     assert many.height > 1.5 * one.height
     pixels = np.array(one.convert("RGB")).reshape(-1, 3)
     for role in ("teacher", "student"):
@@ -67,13 +85,13 @@ def test_a_png_has_every_panel_and_each_role_s_colour() -> None:
 
 @pytest.mark.parametrize("name", ["$x_1", "<b>&", "a name\nof two lines"])
 def test_any_name_is_drawn(name: str) -> None:
-    drawn = chart(labels=(name, "student"), y_ticks={10.0: name})
-    assert len(charts.png(drawn)) > 1000
-    assert ElementTree.fromstring(charts.svgs(drawn)[0]) is not None
+    drawn = Drawing(chart(labels=(name, "student"), y_ticks={10.0: name}))
+    assert len(drawn.png) > 1000
+    assert ElementTree.fromstring(drawn.svgs[0]) is not None
 
 
 def test_of_many_ticks_some_are_named() -> None:
-    (svg,) = charts.svgs(chart(x_ticks={float(place): f"student {place}" for place in range(40)}))
+    (svg,) = Drawing(chart(x_ticks={float(place): f"student {place}" for place in range(40)})).svgs
     assert 5 <= svg.count("student ") <= charts.MAX_TICKS
 
 
@@ -81,5 +99,5 @@ def test_standard_errors_are_drawn_either_way() -> None:
     series = [Series(label="a", role="teacher", x=[0, 1], y=[50, 50], errors=[10, 10])]
     plain = [Series(label="a", role="teacher", x=[0, 1], y=[50, 50])]
     both = [Chart(name="a", title="", caption="", alt="", panels=[Panel(series=some)]) for some in (series, plain)]
-    drawn, without = (charts.svgs(each)[0].count("var(--teacher)") for each in both)
+    drawn, without = (Drawing(each).svgs[0].count("var(--teacher)") for each in both)
     assert drawn > without

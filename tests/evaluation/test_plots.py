@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noisystudent_core.evaluation import charts, plots, selection_plots
+from noisystudent_core.evaluation import plots, selection_plots
+from noisystudent_core.evaluation.charts import Drawing
 from noisystudent_core.evaluation.plots import Net
 
 ROWS = [
@@ -92,7 +93,7 @@ def test_many_classes_are_shown_by_rank(num_classes: int, is_named: bool) -> Non
     predicted = chart.panels[0].series[0]
     assert bool(chart.numbers) is is_named
     assert (predicted.x if is_named else predicted.y)[0] == (100 if is_named else 99 + num_classes)
-    assert len(charts.svgs(chart)[0]) < 200_000
+    assert len(Drawing(chart).svgs[0]) < 200_000
 
 
 def test_without_a_selection_there_is_no_chart_of_one() -> None:

@@ -94,17 +94,24 @@ def test_another_baseline_than_alexnet_s(tmp_path: Path) -> None:
         dict(imagenet_c(NET, batches_of(corruption_folders(url, CLASSES, ["fog"]))))
 
 
+def test_the_last_folder_is_looked_at_before_the_first_image(tmp_path: Path) -> None:
+    url = write_c(tmp_path)
+    shutil.rmtree(tmp_path / "jpeg_compression" / "5" / CLASSES[0])
+    with pytest.raises(LabelError, match=r"jpeg_compression/5: no image of 1 of 2 classes \(n01440764\)"):
+        corruption_folders(url, CLASSES)
+
+
 def test_numbers_come_as_they_are_measured(tmp_path: Path) -> None:
     url = write_c(tmp_path)
-    shutil.rmtree(tmp_path / "jpeg_compression" / "5" / CLASSES[0])  # the last folder of all
-    results = imagenet_c(NET, batches_of(corruption_folders(url, CLASSES)))
-    assert [next(results) for _ in range(74)]
-    with pytest.raises(LabelError, match=r"jpeg_compression/5: no image of 1 of 2 classes \(n01440764\)"):
-        next(results)
+    (tmp_path / "jpeg_compression" / "5" / CLASSES[0] / "ILSVRC2012_val_00000000.JPEG").write_bytes(b"no image")
+    results, found = imagenet_c(NET, batches_of(corruption_folders(url, CLASSES))), {}
+    with pytest.raises(SourceError, match=r"jpeg_compression/5/n01440764/ILSVRC2012_val_00000000.JPEG: not_an_image"):
+        found.update(results)
+    assert len(found) >= 74
 
 
 def test_images_are_resized_whole_to_the_size_of_the_net(tmp_path: Path) -> None:
-    _, _, folder = next(corruption_folders(write_c(tmp_path), CLASSES))
+    (_, _, folder), *_ = corruption_folders(write_c(tmp_path), CLASSES)
     (images, labels), *rest = folder.batches(20, 1.0, 10)
     assert images.shape == (4, 3, 20, 20)
     assert labels.tolist() == [0, 0, 1, 1]
@@ -125,9 +132,7 @@ def test_other_folders_beside_the_fifteen_are_passed_over(tmp_path: Path) -> Non
         (".", r"cannot be listed .*give the folder of a benchmark"),
     ],
 )
-def test_missing_corruption_or_severity_is_named_before_anything_is_read(
-    tmp_path: Path, gone: str, message: str
-) -> None:
+def test_missing_corruption_or_severity_is_named(tmp_path: Path, gone: str, message: str) -> None:
     url = write_c(tmp_path / "c")
     shutil.rmtree(tmp_path / "c" / gone)
     with pytest.raises(SourceError, match=message):
@@ -138,7 +143,7 @@ def test_image_that_one_severity_lacks_is_named(tmp_path: Path) -> None:
     url = write_c(tmp_path)
     (tmp_path / "shot_noise" / "2" / CLASSES[1] / "ILSVRC2012_val_00000003.JPEG").unlink()
     with pytest.raises(SourceError, match=r"shot_noise/2: 3 images, .*gaussian_noise/1: 4; n02123394/ILSVRC2012_val_"):
-        list(corruption_folders(url, CLASSES))
+        corruption_folders(url, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +155,7 @@ def test_odd_file_and_other_class_are_named(tmp_path: Path, name: str, message: 
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"odd")
     with pytest.raises(DataError, match=message):
-        list(corruption_folders(url, CLASSES))
+        corruption_folders(url, CLASSES)
 
 
 def test_an_archive_s_folder_in_between_is_seen(tmp_path: Path) -> None:
@@ -201,7 +206,7 @@ def test_missing_perturbation_and_class_are_named(tmp_path: Path) -> None:
         perturbation_folders(url, CLASSES)
     shutil.rmtree(tmp_path / "snow" / CLASSES[1])
     with pytest.raises(LabelError, match=r"snow: no image of 1 of 2 classes \(n02123394\)"):
-        list(perturbation_folders(url, CLASSES, ["rotate", "snow"]))
+        perturbation_folders(url, CLASSES, ["rotate", "snow"])
 
 
 def test_net_of_other_classes_is_named(tmp_path: Path, picture: Any) -> None:

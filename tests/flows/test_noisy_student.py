@@ -31,7 +31,10 @@ from noisystudent_core.config.evaluation import ReportConfig
 from noisystudent_core.evaluation import report
 from noisystudent_core.models import checkpoints
 from noisystudent_core.recipes import EXAMPLES
+from noisystudent_core.storage import cleaning
+from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
+from noisystudent_core.storage.run_records import records
 from noisystudent_core.storage.verify import artifact_urls
 from tasks import progress, servers
 from tests.flows.world import (
@@ -122,7 +125,7 @@ def test_the_table_has_a_row_per_iteration(rows: list[dict[str, Any]]) -> None:
 
 def test_run_is_completed_and_named(world: World, rows: list[dict[str, Any]]) -> None:
     run = flow_runs()[0]
-    assert (run.name, run.state_name) == ("digits seed 1", "Completed")
+    assert (run.name, run.state_name) == ("noisy-student digits seed 1 #1", "Completed")
 
 
 def test_every_stage_is_a_task_that_can_be_retried(rows: list[dict[str, Any]]) -> None:
@@ -211,6 +214,24 @@ def test_data_sets_are_logged_by_digest(world: World, rows: list[dict[str, Any]]
     assert {data.name for data in read} == set(SIZES)
     digests = {Artifact.open(url).manifest.content_digest for url in artifact_urls(world.root)}
     assert {data.digest for data in read} <= digests
+
+
+def test_the_student_has_a_model_card_and_fits_have_system_metrics(world: World, rows: list[dict[str, Any]]) -> None:
+    card = str(world.tracking.get_model_version(MODEL, "1").description)
+    for data in data_sets(parent(world.tracking)):
+        num_rows = json.loads(data.profile)["num_rows"]
+        assert f"| {data.name} | {num_rows} | `{data.digest}" in card
+    assert "Licence: not stated" in card
+    (student,) = [run for run in all_runs(world.tracking) if run.info.run_name == "fit student 1"]
+    assert "system/cpu_utilization_percentage" in student.data.metrics
+
+
+def test_the_run_notes_what_it_uses(world: World, rows: list[dict[str, Any]]) -> None:
+    (record,) = records(Folder.at(world.root))
+    assert record.active_since is None
+    in_stages = {url for url in artifact_urls(world.root) if Artifact.open(url).manifest.stage != "ingest"}
+    assert {f"{world.root}/{path}" for path in record.artifacts} == in_stages
+    assert cleaning.plan(world.root, 1).files == ()
 
 
 def test_registered_student_loads_and_gives_the_checkpoint_s_logits(

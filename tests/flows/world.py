@@ -1,13 +1,17 @@
 """A folder with everything in it: sources, a root, Prefect, MLflow; how a run is made there, and what it left."""
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+import pytest
 from mlflow import MlflowClient
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
@@ -20,11 +24,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from noisystudent_core.config import NoisyStudentConfig, parse_assignments
-from noisystudent_core.recipes import configure
+from noisystudent_core.recipes import EXAMPLES, configure
 from noisystudent_core.storage.manifest import Artifact, Manifest
 from noisystudent_core.storage.verify import artifact_urls
+from tasks.engines import ENGINES, LocalEngine
 
 SIZES = {"labelled": 100, "unlabelled": 400, "validation": 100, "test": 100}  # images of the example that are read
 SETTINGS = ("data.images_per_part=100", "teacher.train.warmup_epochs=0", "iterations.*.train.warmup_epochs=0")
@@ -38,6 +44,7 @@ class World:
     folder: Path
     environment: dict[str, str]
     sources: dict[str, str]
+    engines: list[Any] = field(default_factory=list)  # one for each time that one was opened in this process
 
     @property
     def root(self) -> str:
@@ -68,6 +75,41 @@ class World:
         return configure("digits", sources=self.sources, overrides=overrides, **SHORT)
 
 
+def some_digits(folder: Path) -> dict[str, str]:
+    """Sources of `SIZES` images of the example, evenly spaced."""
+    sources = {split: str(folder / f"{split}.parquet") for split in SIZES}
+    for split, size in SIZES.items():
+        whole = pq.read_table(EXAMPLES / "digits" / f"{split}.parquet")
+        pq.write_table(whole.take(list(range(0, len(whole), len(whole) // size))), sources[split])
+    return sources
+
+
+class KeptEngine(LocalEngine):
+    """An engine whose workers outlive the runs that it is opened for: their start takes seconds."""
+
+    def close(self) -> None: ...
+
+    def end(self) -> None:
+        super().close()
+
+
+@contextmanager
+def in_this_process(folder: Path, prefect_url: str, engine: KeptEngine) -> Iterator[World]:
+    """A world for flows that are called in this process."""
+    environment = {"NOISY_STUDENT_HOME": str(folder / "home"), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    world = World(folder, os.environ | environment, some_digits(folder))
+
+    def opened() -> KeptEngine:
+        world.engines.append(engine)
+        return engine
+
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: prefect_url}):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setitem(ENGINES, "local", opened)
+        yield world
+
+
 def snapshot(client: MlflowClient) -> dict[str, Any]:
     """Every metric value, parameter and data set of every run, and every model version."""
     runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
@@ -87,9 +129,9 @@ def data_sets(run: Any) -> list[Any]:
     return [item.dataset for item in run.inputs.dataset_inputs]
 
 
-def flow_runs() -> list[FlowRun]:
+def flow_runs(name: str = "noisy-student") -> list[FlowRun]:
     """Runs of the flow, the first one first."""
-    ours = FlowFilter(name=FlowFilterName(any_=["noisy-student"]))
+    ours = FlowFilter(name=FlowFilterName(any_=[name]))
     with get_client(sync_client=True) as client:
         return client.read_flow_runs(flow_filter=ours, sort=FlowRunSort.START_TIME_ASC)
 

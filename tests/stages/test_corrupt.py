@@ -134,4 +134,6 @@ def test_kinds_differ_from_image_to_image(small: Small, test_images: dict[str, s
 def test_progress_is_told(small: Small, test_images: dict[str, str]) -> None:
     told = Told([])
     stages.corrupt(CONFIG, test_images, small.root, told)
-    assert [fields["done"] for event, fields in told.events if event == "progress"] == list(range(1, 31))
+    said = [fields for event, fields in told.events if event == "progress"]
+    assert [fields["done"] for fields in said] == list(range(7, 7 * 30 + 1, 7))  # seven images of thirty kinds
+    assert {(fields["total"], fields["unit"]) for fields in said} == {(7 * 30, "images")}

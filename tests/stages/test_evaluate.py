@@ -71,6 +71,16 @@ def test_images_of_other_classes_are_refused(
         stages.evaluate(ON_TEST, {"checkpoint": small.teacher(data), "images": four}, small.root)
 
 
+def test_classes_may_be_known_by_their_names(
+    small: Small, data: dict[str, str], picture: Any, write_source: Any
+) -> None:
+    source = write_source(f"{small.root}/named.parquet", [picture(n, n % 3) for n in range(9)], [0, 1, 2] * 3)
+    settings = PrepareConfig(ingest=IngestConfig(class_names=("ant", "bee", "cat")), read_labels=True)
+    named = small.run("prepare", settings, {"source": source})
+    inputs = {"checkpoint": small.teacher(data), "images": named}
+    assert stages.evaluate(ON_TEST, inputs, small.root).facts["num_images"] == 9
+
+
 def test_unlabelled_images_are_refused(small: Small, data: dict[str, str]) -> None:
     with pytest.raises(LabelError, match="its images have no labels; prepare their source with num_classes"):
         stages.evaluate(ON_TEST, {"checkpoint": small.teacher(data), "images": data["unlabelled"]}, small.root)

@@ -1,7 +1,8 @@
 """Every stage on a tiny fixed input gives what `goldens.json` says: a change of behaviour needs a new stage version.
 
-prepare, exclusions and select are compared by content digest. fit, predict and evaluate compute in floating point,
-which differs between kinds of CPU in the last bits: they are compared by their numbers.
+prepare, exclusions, select and materialise are compared by content digest. fit, predict, evaluate and corrupt compute
+in floating point, which differs between kinds of CPU in the last bits: they are compared by their numbers. A report is
+compared by its texts, and its pictures by their grey levels: how a PNG is packed is no promise.
 
 If a test here fails and the change was meant: raise `version` of the stage's settings in `config/settings.py`, so that
 nobody's finished artifact is taken for the new behaviour, then renew the goldens with
@@ -12,21 +13,27 @@ and commit both. Renewing refuses numbers that changed under an old version. Dig
 pyarrow writes differently: a new lock is the one other reason to renew (`pyarrow` in the file).
 """
 
+import hashlib
+import io
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from noisystudent_core.config import EvaluateConfig, ExclusionsConfig, OptimizerConfig, PseudoLabelConfig, settings
 from noisystudent_core.config import data as data_settings
+from noisystudent_core.config.evaluation import CorruptConfig, Corruptions, Perturbations, ReportConfig
 from noisystudent_core.data.parts import read_images
-from noisystudent_core.data.schemas import HISTORY, PREDICTIONS, distributions, from_bytes, to_bytes
+from noisystudent_core.data.schemas import HISTORY, PIXELS, PREDICTIONS, distributions, from_bytes, to_bytes
 from noisystudent_core.models import checkpoints
 from noisystudent_core.models.architectures import create_model
 from noisystudent_core.storage.filesystem import Folder
@@ -39,11 +46,17 @@ VERSIONS = {
     "prepare": data_settings.PrepareConfig.version,
     "exclusions": data_settings.ExclusionsConfig.version,
     "select": settings.SelectConfig.version,
+    "materialise": settings.MaterialiseConfig.version,
     "fit": settings.FitConfig.version,
     "predict": settings.PredictConfig.version,
+    "corrupt": CorruptConfig.version,
     "evaluate": EvaluateConfig.version,
+    "report": ReportConfig.version,
 }
-TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4}  # probabilities are stored as float16
+# probabilities are stored as float16; grey levels: one of a small image's pixels may be rounded the other way
+TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4, "corrupt": 0.01, "report": 0.01}
+SUITES = (Corruptions(severities=(1, 3, 5), num_images=3), Perturbations(num_images=2))
+FIXED_METRICS = {"top1": 62.5, "top5": 100.0, "loss": 1.25, "macro_f1": 60.25, "ece": 7.5}
 # a teacher with batch norm and a student without, slow enough that rounding does not grow: 1e-5 without MKL-DNN
 SGD = OptimizerConfig(name="sgd", learning_rate=0.01, learning_rate_batch=6)
 ADAMW = OptimizerConfig(name="adamw", learning_rate=2e-3, learning_rate_batch=6, decay=0.999, eps=1e-8)
@@ -102,10 +115,18 @@ def measure(folder: Path) -> dict[str, Any]:
     pseudo = small.run("predict", DISTRIBUTIONS, {"checkpoint": fixed, **selected})
     student = small.run("fit", STUDENT, {**labelled, **selected, "predictions": pseudo})
     measured = small.run("evaluate", EvaluateConfig(), {"checkpoint": fixed, "images": data["test"]})
+    materialised = small.run("materialise", settings.MaterialiseConfig(images_per_part=8), selected)
+    worse = [CorruptConfig(suite=suite, resolution_px=32, crop_fraction=1.0) for suite in SUITES]
+    corrupted = [small.run("corrupt", config, {"images": data["test"]}) for config in worse]
+    pictured = {**selected, "predictions": predictions, "exclusions": excluded}
+    report = small.run("report", ReportConfig(name="golden"), {**_fixed_models(small, fixed), **pictured})
     return {
         "prepare": {split: Artifact.open(url).manifest.content_digest for split, url in data.items()},
         "exclusions": Artifact.open(excluded).manifest.content_digest,
         "select": Artifact.open(selection).manifest.content_digest,
+        "materialise": Artifact.open(materialised).manifest.content_digest,
+        "corrupt": {name: level for url in corrupted for name, level in _grey_levels(url).items()},
+        "report": _texts_and_pictures(report),
         "fit": {"teacher": _losses(teacher), "student": _losses(student)},
         "predict": _probabilities(pseudo),
         "evaluate": Artifact.open(measured).manifest.facts["metrics"],
@@ -142,8 +163,45 @@ def _fixed_checkpoint(small: Small) -> str:
         tensor.data *= 0.1  # else it is sure of everything
     files = checkpoints.encode(net, TEACHER.model)
     parts = tuple(publish_part(Folder.at(url), name, data, 0) for name, data in files.items())
-    publish_manifest(url, TEACHER, {}, parts)
+    num_parameters = sum(tensor.numel() for tensor in net.parameters())
+    publish_manifest(url, TEACHER, {}, parts, facts={"num_parameters": num_parameters})
     return url
+
+
+def _fixed_models(small: Small, checkpoint: str) -> dict[str, str]:
+    """A teacher and a student of the same weights, of whom numbers are told that nobody measured."""
+    found = {}
+    for number in range(2):
+        found[f"checkpoint {number}"] = checkpoint
+        for benchmark, better in (("validation", 5), ("test", 0)):
+            url = f"{small.root}/fixed_evaluations/{benchmark}{number}"
+            metrics = {name: value + number * better for name, value in FIXED_METRICS.items()}
+            facts = {"metrics": metrics, "num_images": 9, "arrays": {}}
+            publish_manifest(url, EvaluateConfig(benchmark=benchmark), {}, (), facts=facts)
+            found[f"evaluation {number} {benchmark}"] = url
+    return found
+
+
+def _grey_levels(corrupted: str) -> dict[str, float]:
+    """The mean of every kind of images."""
+    artifact, found = Artifact.open(corrupted), {}
+    for part in artifact.manifest.parts:
+        pixels = from_bytes(artifact.read(part), PIXELS, part.path)["pixels"].to_pylist()
+        found[part.path] = round(float(np.frombuffer(b"".join(pixels), np.uint8).mean()), 4)
+    return found
+
+
+def _texts_and_pictures(report: str) -> dict[str, Any]:
+    """Digests of the texts, without pictures within a page and addresses, and mean grey levels of the figures."""
+    artifact, found = Artifact.open(report), {}
+    for part in artifact.manifest.parts:
+        data = artifact.read(part)
+        if part.path.endswith(".png"):
+            found[part.path] = round(float(np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean()), 4)
+        else:
+            text = re.sub(r"base64,[^\"]*|checkpoints/\w+", "", data.decode())
+            found[part.path] = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return found
 
 
 def _losses(checkpoint: str) -> dict[str, list[float]]:
@@ -208,7 +266,9 @@ def renew() -> None:
         found = measure(Path(folder))
     before = json.loads(FILE.read_text())
     for stage, version in VERSIONS.items() if before["pyarrow"] == pa.__version__ else ():
-        if version == before["versions"][stage] and not agree(found[stage], before[stage], TOLERANCES.get(stage, 0.0)):
+        if version == before["versions"].get(stage) and not agree(
+            found[stage], before[stage], TOLERANCES.get(stage, 0.0)
+        ):
             sys.exit(f"{stage} changed but its version is still {version}: raise it in config/settings.py first")
     FILE.write_text(json.dumps({"pyarrow": pa.__version__, "versions": VERSIONS, **found}, indent=1) + "\n")
 
