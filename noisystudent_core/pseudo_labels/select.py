@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from noisystudent_core.config.settings import SelectConfig
+from noisystudent_core.data.labels import num_classes_of
 from noisystudent_core.errors import ConfigurationError, DataError
 from noisystudent_core.events import Events
 from noisystudent_core.pseudo_labels import passes
@@ -159,7 +160,7 @@ def _facts(
 
 
 def _num_classes(inputs: Inputs) -> int | None:
-    return Artifact.open(inputs["labelled"]).manifest.config["ingest"]["num_classes"] if "labelled" in inputs else None
+    return num_classes_of(Artifact.open(inputs["labelled"]).manifest) if "labelled" in inputs else None
 
 
 def _labelled_counts(config: SelectConfig, inputs: Inputs) -> dict[int, int]:
