@@ -16,9 +16,20 @@ from noisystudent_core.evaluation import report, studies
 from noisystudent_core.recipes import RECIPES, configure
 from tasks import servers
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+DEBUG = "NOISY_STUDENT_DEBUG"  # set: a traceback instead of a paragraph
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 recipes_app = typer.Typer(invoke_without_command=True, help="List the recipes, or show one.")
 app.add_typer(recipes_app, name="recipes")
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Turn labelled images and many unlabelled ones into a better classifier; or do one step of it."""
+    if debug:
+        os.environ[DEBUG] = "1"
 
 
 @app.command()
@@ -102,6 +113,7 @@ def evaluate_model(
         if row["metric"].count("/") < 2:
             what = f"{row['benchmark']:14s} {row['suite']:14s} {row['metric']:44s}"
             typer.echo(f"{what} {row['value']:9.4f} {row['num_images']:9,d}")
+    typer.echo(f"With charts and pictures: {rows[0]['report']}/report.html")
     _write_json(rows, json_file)
 
 
@@ -164,11 +176,17 @@ def demo() -> None:
 
 
 def main() -> None:
-    """Entry point: errors of ours are one paragraph and exit status 1; NOISY_STUDENT_DEBUG=1 shows their traceback."""
+    """Entry point: an error is one paragraph, with --debug a traceback.
+
+    Exit status 1: wrong input, or a stage that failed; 2: wrong usage; 70: a defect of ours; 130: interrupted.
+    """
+    arguments = [word for word in sys.argv[1:] if word != "--debug"]
     try:
-        app()
-    except NoisyStudentError as error:
-        if os.environ.get("NOISY_STUDENT_DEBUG"):
+        app(["--debug", *arguments] if len(arguments) < len(sys.argv) - 1 else arguments)
+    except Exception as error:
+        if os.environ.get(DEBUG):
             raise
-        typer.echo(f"noisy-student: {error}", err=True)
-        sys.exit(1)
+        known = isinstance(error, NoisyStudentError)
+        words = str(error) if known else f"{type(error).__name__}: {error}; a defect: please report it, with --debug"
+        typer.echo(f"noisy-student: {words}", err=True)
+        sys.exit(1 if known else 70)

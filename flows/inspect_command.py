@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.terminal import followed
 from noisystudent_core.config import InspectConfig, InspectPartsConfig, PrepareConfig, StageSettings
 from noisystudent_core.config.overrides import validated
 from noisystudent_core.errors import ConfigurationError
@@ -92,12 +93,6 @@ def _run(engine: Engine[Any], call: str, config: StageSettings, inputs: Inputs, 
     """Have a stage finished; what is finished already takes no worker."""
     url = artifact_url(config, input_digests(inputs), root)
     if finished(url) is None:
-        engine.run(call, config, inputs, root, _show)
+        with followed(call) as events:
+            engine.run(call, config, inputs, root, events)
     return url
-
-
-def _show(event: str, **fields: Any) -> None:
-    if event == "progress" and fields["done"] == fields["total"]:
-        typer.echo(f"{fields['done']:,} {fields['unit']}", err=True)
-    elif event == "message":
-        typer.echo(fields["text"], err=True)

@@ -7,6 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from flows import inspect_command
+from flows.terminal import followed
 from noisystudent_core.config import EvaluateConfig, PredictConfig, SelectConfig, StageSettings
 from noisystudent_core.config.preparations import preparations
 from noisystudent_core.errors import ConfigurationError, DataError
@@ -150,15 +151,9 @@ def _stage(call: str, config: StageSettings, inputs: Inputs, out: str) -> Manife
 
 
 def _finish(engine: Engine[Any], call: str, config: StageSettings, inputs: Inputs, out: str) -> Manifest:
-    engine.run(call, config, inputs, "", _show, out=out)
+    with followed(call) as events:
+        engine.run(call, config, inputs, "", events, out=out)
     manifest = Artifact.open(out).manifest
     dropped = "".join(f", {reason} {count}" for reason, count in manifest.drops.items())
     typer.echo(f"{call}: {manifest.num_rows} rows in {len(manifest.parts)} parts{dropped} -> {out}")
     return manifest
-
-
-def _show(event: str, **fields: Any) -> None:
-    if event == "progress":
-        typer.echo(f"{fields['done']} of {fields['total']} {fields['unit']}", err=True)
-    elif event in ("message", "waiting"):
-        typer.echo(fields["text"], err=True)

@@ -148,11 +148,25 @@ def test_an_error_is_one_paragraph(
     assert not Path("out", "manifest.json").exists()
 
 
-def test_a_traceback_is_shown_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NOISY_STUDENT_DEBUG", "1")
-    monkeypatch.setattr(sys, "argv", ["noisy-student", "recipes", "show", "imagenet"])
+@pytest.mark.parametrize("place", [0, 2, 3])
+def test_a_traceback_is_shown_on_demand(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    monkeypatch.setenv("NOISY_STUDENT_DEBUG", "")
+    words = ["recipes", "show", "imagenet"]
+    words.insert(place, "--debug")
+    monkeypatch.setattr(sys, "argv", ["noisy-student", *words])
     with pytest.raises(ValueError, match="recipe 'imagenet'"):
         cli.main()
+
+
+def test_a_defect_is_a_paragraph_too_and_has_a_status_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "configure", lambda *_, **__: {}["missing"])
+    monkeypatch.setattr(sys, "argv", ["noisy-student", "recipes", "show", "digits"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 70
+    assert capfd.readouterr().err == "noisy-student: KeyError: 'missing'; a defect: please report it, with --debug\n"
 
 
 def test_the_installed_command() -> None:
