@@ -145,33 +145,32 @@ def _cifar_resnet(depth: int, *, dropout: float, stochastic_depth: float) -> Mod
 
 def _cosine(steps: float, *, batch_size: int) -> TrainConfig:
     """SGD at 0.03 of any batch, averaged weights: the usual settings for few labels (FixMatch, section 4)."""
-    return TrainConfig(
-        epochs=None,
-        steps=max(20, round(steps)),
-        batch_size=batch_size,
-        label_smoothing=0.0,
-        optimizer=OptimizerConfig(
-            name="sgd", learning_rate=0.03, learning_rate_batch=batch_size, nesterov=True, weight_decay=5e-4
-        ),
-        schedule="cosine",
-        warmup_epochs=0,
-        ema_decay=0.999,
-        batch_norm_momentum=0.1,
+    return _sgd(steps, batch_size, 0.03, weight_decay=5e-4, nesterov=True).model_copy(
+        update={"schedule": "cosine", "ema_decay": 0.999}
     )
 
 
 def _step_decay(steps: float, *, batch_size: int) -> TrainConfig:
     """SGD at 0.1 whatever share of a step's images is labelled, a tenth of it at half and at three quarters."""
+    return _sgd(steps, batch_size, 0.1, weight_decay=1e-4, nesterov=False).model_copy(
+        update={"schedule": "steps", "decay_rate": 0.1}
+    )
+
+
+def _sgd(steps: float, batch_size: int, learning_rate: float, *, weight_decay: float, nesterov: bool) -> TrainConfig:
+    """At this learning rate, whatever the size of a batch."""
     return TrainConfig(
         epochs=None,
         steps=max(20, round(steps)),
         batch_size=batch_size,
         label_smoothing=0.0,
         optimizer=OptimizerConfig(
-            name="sgd", learning_rate=0.1, learning_rate_batch=batch_size, nesterov=False, weight_decay=1e-4
+            name="sgd",
+            learning_rate=learning_rate,
+            learning_rate_batch=batch_size,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
         ),
-        schedule="steps",
-        decay_rate=0.1,
         warmup_epochs=0,
         ema_decay=0.0,
         batch_norm_momentum=0.1,

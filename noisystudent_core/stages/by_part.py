@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from noisystudent_core.config.settings import PartSettings
 from noisystudent_core.data.parts import read_images, selected_rows
+from noisystudent_core.data.reading import read_ahead
 from noisystudent_core.data.schemas import read_column, to_bytes
 from noisystudent_core.errors import BadImagesError, PartsFailedError, RootError
 from noisystudent_core.events import Events, silent
@@ -29,6 +30,7 @@ from noisystudent_core.storage.manifest import Artifact, Inputs, Part, publish_p
 from noisystudent_core.storage.stage import Place, Written
 
 SHOWN = 100  # parts set aside that a manifest lists by name
+PIXELS_AND_REASON = ("image_id", "image", "reason")
 WRITES_AHEAD = 2  # results that wait for the store while the next ones are made
 
 Config = TypeVar("Config", bound=PartSettings)
@@ -215,10 +217,21 @@ class _Writer:
                 (self._shared / "receipts").publish(f"{digest(data)}.json", data)
 
 
-def read_unit(images: Artifact, unit: Unit) -> pa.Table:
-    """Ids, bytes and reasons of a unit's images."""
-    table = read_images(images, images.manifest.parts[unit.index], ["image_id", "image", "reason"])
+def read_unit(images: Artifact, unit: Unit, columns: Sequence[str] = PIXELS_AND_REASON) -> pa.Table:
+    """These columns of a unit's images."""
+    table = read_images(images, images.manifest.parts[unit.index], list(columns))
     return table if unit.rows is None else table.take(unit.rows)
+
+
+def each_unit(
+    images: Artifact, units: Sequence[Unit], columns: Sequence[str], work: Callable[[pa.Table], pa.Table]
+) -> Results:
+    """What `work` makes of each unit's images, or the error; the next ones are read meanwhile."""
+    for unit, table in read_ahead((unit, partial(read_unit, images, unit, columns)) for unit in units):
+        try:
+            yield unit, table if isinstance(table, Exception) else work(table)
+        except Exception as error:
+            yield unit, error
 
 
 def rows_set_aside(schema: pa.Schema, num_rows: int, reason: str) -> pa.Table:

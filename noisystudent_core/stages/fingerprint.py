@@ -1,29 +1,22 @@
 """The perceptual hash of every image, part by part: each part once, whatever set it belongs to."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from noisystudent_core.config.data import FingerprintConfig
 from noisystudent_core.data import duplicates
-from noisystudent_core.data.reading import read_ahead
 from noisystudent_core.data.schemas import FINGERPRINTS
 from noisystudent_core.events import Events
-from noisystudent_core.stages.by_part import ByPart, Results, Unit, opened, read_unit, rows_set_aside
+from noisystudent_core.stages.by_part import PIXELS_AND_REASON, ByPart, Results, Unit, each_unit, opened, rows_set_aside
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 
 
 def _hash(config: FingerprintConfig, inputs: Inputs, units: Sequence[Unit], events: Events) -> Results:
-    """Hash every image of the units; the next parts are read meanwhile."""
-    images = opened(inputs["unlabelled"])
-    for unit, table in read_ahead((unit, partial(read_unit, images, unit)) for unit in units):
-        try:
-            yield unit, table if isinstance(table, Exception) else duplicates.fingerprint(table)
-        except Exception as error:
-            yield unit, error
+    """Hash every image of the units."""
+    return each_unit(opened(inputs["unlabelled"]), units, PIXELS_AND_REASON, duplicates.fingerprint)
 
 
 def _without_hash(config: FingerprintConfig, inputs: Inputs, unit: Unit, reason: str) -> pa.Table:

@@ -1,34 +1,22 @@
 """What is to be known of every image but its pixels, part by part: each part once, whatever set it belongs to."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from noisystudent_core.config.data import InspectPartsConfig
 from noisystudent_core.data.inspection import COLUMNS, inspected
-from noisystudent_core.data.parts import read_images
-from noisystudent_core.data.reading import read_ahead
 from noisystudent_core.data.schemas import INSPECTIONS
 from noisystudent_core.events import Events
-from noisystudent_core.stages.by_part import ByPart, Results, Unit, opened, rows_set_aside
+from noisystudent_core.stages.by_part import ByPart, Results, Unit, each_unit, opened, rows_set_aside
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 
 
 def _look(config: InspectPartsConfig, inputs: Inputs, units: Sequence[Unit], events: Events) -> Results:
-    """Look at every image of the units; the next parts are read meanwhile."""
-    images = opened(inputs["images"])
-
-    def reading(unit: Unit) -> Callable[[], pa.Table]:
-        return partial(read_images, images, images.manifest.parts[unit.index], COLUMNS)
-
-    for unit, table in read_ahead((unit, reading(unit)) for unit in units):
-        try:
-            yield unit, table if isinstance(table, Exception) else inspected(table)
-        except Exception as error:
-            yield unit, error
+    """Look at every image of the units."""
+    return each_unit(opened(inputs["images"]), units, COLUMNS, inspected)
 
 
 def _not_seen(config: InspectPartsConfig, inputs: Inputs, unit: Unit, reason: str) -> pa.Table:
