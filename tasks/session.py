@@ -88,6 +88,10 @@ def tracked(
             status = "FINISHED"
         except (UpstreamTaskError, UnfinishedRun) as error:
             raise first_failure(run_id, error) from None
+        except BaseException as error:
+            if not isinstance(error, Exception):  # asked to stop: workers end before anything is told to anyone
+                workers.close()
+            raise
         finally:
             tracker.close_run(mlflow_run_id, status)
 
