@@ -24,7 +24,7 @@ def evaluate_model(
     engine: EngineName = "local",
     overrides: Overrides | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure a model; returns a row per benchmark and metric.
+    """Measure a model, and report on it; returns a row per benchmark and metric, with the address of the report.
 
     Args:
         checkpoint: A checkpoint's folder or URL, "timm:NAME" for weights that timm publishes, or a safetensors file.
@@ -45,4 +45,4 @@ def evaluate_model(
     check_inputs(config)
     url = checked_root(root)
     with tracked(url, engine, name=f"evaluate {checkpoint}", identity=[settings, url], params=settings, tags={}) as run:
-        return tabulate.submit(measure_model(config, run), run).result()
+        return tabulate.submit(measure_model(config, run), config, run).result()

@@ -45,6 +45,7 @@ CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
     "corrupt": (evaluation.CorruptConfig, stages.corrupt),
     "evaluate": (evaluation.EvaluateConfig, stages.evaluate),
     "report": (evaluation.ReportConfig, stages.report),
+    "report_model": (evaluation.ModelReportConfig, stages.report_model),
     "plan": (NoisyStudentConfig, plan),
 }
 

@@ -113,11 +113,16 @@ def summarise(
     for row in rows:
         run.tracker.log_parent_metrics(run.mlflow_run_id, report.metrics(row), step=row["iteration"])
     inputs = {**report.inputs(models), **{name: url for name, url in pictured.items() if url is not None}}
-    page = Folder.at(str(run_stage("report", ReportConfig.of(config), inputs, run, "report").data))
+    show_page(str(run_stage("report", ReportConfig.of(config), inputs, run, "report").data), run)
+    return rows
+
+
+def show_page(url: str, run: Run) -> None:
+    """The report at `url` in MLflow, its text in Prefect with links to where it is seen."""
+    page = Folder.at(url)
     for name in ("report.md", "report.html"):
         run.tracker.log_text(run.mlflow_run_id, name, page.read(name).decode())
     show_markdown("report", f"{page.read('report.md').decode()}\nWith charts and pictures: `{page.url}/report.html`\n")
     if (address := run.tracker.run_url(run.mlflow_run_id)) is not None:
         show_link("mlflow", address, "This run in MLflow")
         show_link("page", f"{address}/artifacts/report.html", "The report with charts and pictures, in MLflow")
-    return rows

@@ -12,9 +12,9 @@ from noisystudent_core.errors import ConfigurationError, SourceError
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
 from noisystudent_core.storage.sources import file_digest, source_digest
-from tasks.evaluate import as_key, corrupt, evaluate
+from tasks.evaluate import as_key, corrupt, evaluate, show_page
 from tasks.fit import adopt
-from tasks.progress import show_link, show_table
+from tasks.progress import show_table
 from tasks.running import RETRIES, Ref, Run, run_stage
 
 ROLE, IMAGES = "model", "images"
@@ -49,21 +49,24 @@ def prepare_images(checkpoint: str, config: ModelEvaluation, run: Run) -> State[
     return run_stage("prepare", settings, {"source": str(config.images)}, run, f"prepare {IMAGES}")
 
 
-def measure_model(config: ModelEvaluation, run: Run) -> list[Ref]:
-    """Submit everything that is measured of a model; futures of `evaluations` artifacts."""
+def measure_model(config: ModelEvaluation, run: Run) -> dict[str, Ref]:
+    """Submit everything that is measured of a model; the inputs of its report, `evaluations` artifacts by theirs."""
     settings = config.adopt()
     checkpoint = str(config.checkpoint if settings is None else adopt.submit(ROLE, settings, run).result())
-    found: list[Ref] = [
-        evaluate.submit(ROLE, kind, config.evaluate(kind, released=kind), _inputs(checkpoint, folder=url), run, 0)
+    found: dict[str, Ref] = {
+        f"evaluation {kind}": evaluate.submit(
+            ROLE, kind, config.evaluate(kind, released=kind), _inputs(checkpoint, folder=url), run, 0
+        )
         for kind, url in config.folders.items()
-    ]
-    return [*found, *_on_images(config, checkpoint, run)] if config.images is not None else found
+    }
+    return _inputs(checkpoint, **found, **(_on_images(config, checkpoint, run) if config.images is not None else {}))
 
 
-def _on_images(config: ModelEvaluation, checkpoint: str, run: Run) -> list[Ref]:
+def _on_images(config: ModelEvaluation, checkpoint: str, run: Run) -> dict[str, Ref]:
     manifest = Artifact.open(checkpoint, "checkpoints").manifest
     images = prepare_images.submit(checkpoint, config, run)
-    found = [evaluate.submit(ROLE, IMAGES, config.evaluate(IMAGES), _inputs(checkpoint, images=images), run, 0)]
+    accuracy = evaluate.submit(ROLE, IMAGES, config.evaluate(IMAGES), _inputs(checkpoint, images=images), run, 0)
+    found = {IMAGES: images, f"evaluation {IMAGES}": accuracy}
     for suite in config.robustness.suites:
         if isinstance(suite, Adversarial):
             inputs = _inputs(checkpoint, images=images)
@@ -71,7 +74,8 @@ def _on_images(config: ModelEvaluation, checkpoint: str, run: Run) -> list[Ref]:
             worse = config.corrupt(suite, *manifest.facts.get("input", _geometry(manifest.config["model"])))
             inputs = _inputs(checkpoint, corrupted=corrupt.submit(suite.kind, IMAGES, worse, images, run))
         settings = config.evaluate(IMAGES, suite)
-        found.append(evaluate.submit(ROLE, f"{IMAGES}, {suite.kind}", settings, inputs, run, 0))
+        what = f"{IMAGES}, {suite.kind}"
+        found[f"evaluation {IMAGES} {suite.kind}"] = evaluate.submit(ROLE, what, settings, inputs, run, 0)
     return found
 
 
@@ -83,16 +87,20 @@ def _geometry(model: dict[str, Any]) -> tuple[int, float]:
     return model["resolution_px"], model["crop_fraction"]
 
 
-@task(name="tabulate", task_run_name="tabulate", **RETRIES)
-def tabulate(evaluations: list[str], run: Run) -> list[Row]:
-    """A row per benchmark and metric, in Prefect, in MLflow, and returned; classes one by one stay in the artifacts."""
-    rows = [row for url in evaluations for row in _rows(url)]
+@task(name="report", task_run_name="report", **RETRIES)
+def tabulate(inputs: dict[str, str], config: ModelEvaluation, run: Run) -> list[Row]:
+    """A row per benchmark and metric, and the page, in Prefect and in MLflow; the rows are returned, with its address.
+
+    `inputs` as `measure_model` gives them.
+    """
+    rows = [row for name, url in inputs.items() if name.startswith("evaluation ") for row in _rows(url)]
     show_table("measurements", rows, "What was measured of the model, in percent")
     run.tracker.log_table(run.mlflow_run_id, "measurements", rows)
     numbers = {f"{row['benchmark']}/{as_key(row['metric'])}": row["value"] for row in rows if _is_short(row)}
     run.tracker.log_parent_metrics(run.mlflow_run_id, numbers, step=0)
-    show_link("mlflow", run.tracker.run_url(run.mlflow_run_id), "This evaluation in MLflow")
-    return rows
+    page = str(run_stage("report_model", config.report(), inputs, run, "report").data)
+    show_page(page, run)
+    return [{**row, "report": page} for row in rows]
 
 
 def _is_short(row: Row) -> bool:

@@ -125,3 +125,13 @@ class ReportConfig(StageSettings):
             own_validation=run.sources.validation is not None,
             batch_size=run.batch_size,
         )
+
+
+class ModelReportConfig(StageSettings):
+    """The page on one model's measurements; numbers bound what is read for its pictures."""
+
+    stage, kind, version = "report_model", "reports", 1
+    class_names: tuple[str, ...] | None = None  # None: as the checkpoint says, else the images
+    num_images: Annotated[int, Field(ge=1)] = 2000  # shown to the model for pictures of its mistakes
+    num_parts: Annotated[int, Field(ge=1)] = 4  # image parts that pictures are taken from, at most
+    batch_size: Annotated[int, Field(ge=1)] = 256

@@ -11,6 +11,7 @@ from noisystudent_core.config.evaluation import (
     CorruptConfig,
     Corruptions,
     EvaluateConfig,
+    ModelReportConfig,
     Perturbations,
     RobustnessConfig,
     Suite,
@@ -100,6 +101,10 @@ class ModelEvaluation(Settings):
             released=released,
             class_names=self.class_names if released is not None else None,
         )
+
+    def report(self) -> ModelReportConfig:
+        """Settings of the page on what was measured."""
+        return ModelReportConfig(class_names=self.listed_names, batch_size=self.batch_size)
 
     def corrupt(self, suite: Corruptions | Perturbations, size: int, crop_fraction: float) -> CorruptConfig:
         """Settings of a suite's images, as a model of this input sees them.

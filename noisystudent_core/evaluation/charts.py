@@ -17,6 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 INK, GREY, LINE, PAPER = "#1f2328", "#59636e", "#d1d9e0", "#ffffff"
@@ -56,6 +57,8 @@ MAX_HEAD = 2.0  # inches of a PNG's title and legend, at most
 DPI = 130  # of PNGs
 PAD = 0.05 * DPI  # pixels around a panel
 MAX_TICKS = 12
+MAX_NAME = 18  # letters of a name beside an axis
+Limits = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,11 @@ class Panel:
     y_label: str = ""
     x_ticks: Mapping[float, str] | None = None
     y_ticks: Mapping[float, str] | None = None
-    x_limits: tuple[float | None, float | None] = (None, None)
-    y_limits: tuple[float | None, float | None] = (None, None)
+    x_limits: Limits = (None, None)
+    y_limits: Limits = (None, None)
     mark: float | None = None  # a vertical line
     diagonal: bool = False
+    cells: Sequence[Sequence[int]] = ()  # counts at (column, row), each shaded by its share of its row
     size: tuple[float, float] = (WIDTH, HEIGHT)  # inches
 
 
@@ -191,7 +195,8 @@ def _head(chart: Chart, width: float) -> Image.Image:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    axes.grid(visible=True, axis="both" if panel.y_ticks else "y", linewidth=0.8)
+    if not panel.cells:
+        axes.grid(visible=True, axis="both" if panel.y_ticks else "y", linewidth=0.8)
     axes.set_axisbelow(True)
     if panel.diagonal:
         axes.plot([0, 100], [0, 100], color=GREY, linewidth=1, dashes=(4, 3))
@@ -199,16 +204,21 @@ def _draw(axes: Axes, panel: Panel) -> None:
         axes.axvline(panel.mark, color=GREY, linewidth=1, dashes=(4, 3))
     for series in panel.series:
         _draw_series(axes, series)
+    for row, counts in enumerate(panel.cells):
+        _draw_cells(axes, row, counts)
     axes.set_title(panel.title, loc="left", fontsize=10, color=INK)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.set_xlim(*panel.x_limits)
-    if (lowest := panel.y_limits[0]) is not None:  # so that there is a margin above what is all the same
+    if (
+        panel.series and (lowest := panel.y_limits[0]) is not None
+    ):  # so that there is a margin above what is all the same
         axes.update_datalim([(panel.series[0].x[0], lowest)])
         axes.autoscale_view(scalex=False)
     axes.set_ylim(*panel.y_limits)
     if panel.x_ticks is not None:
         axes.set_xticks(*_ticks(panel.x_ticks))
+        axes.tick_params("x", rotation=90 if panel.cells and max(map(len, panel.x_ticks.values())) > 3 else 0)
     if panel.y_ticks is not None:
         axes.set_yticks([*panel.y_ticks], [*panel.y_ticks.values()])
 
@@ -237,6 +247,14 @@ def _draw_series(axes: Axes, series: Series) -> None:
         axes.errorbar(series.x, series.y, series.errors, capsize=3, elinewidth=1.2, **look)
 
 
+def _draw_cells(axes: Axes, row: int, counts: Sequence[int]) -> None:
+    for column, count in enumerate(counts):
+        if count:
+            share = {"color": ROLES["student"][0], "alpha": 0.05 + 0.5 * count / sum(counts), "linewidth": 0}
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **share))
+            axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=9)
+
+
 def _ticks(ticks: Mapping[float, str]) -> tuple[list[float], list[str]]:
     """Places and names, of very many some."""
     step = -(-len(ticks) // MAX_TICKS)
@@ -247,6 +265,23 @@ def _handle(role: str) -> Any:
     colour, marker, dashes = ROLES[role]
     face = "none" if role == "other" else colour
     return Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle=dashes, linewidth=2)
+
+
+def by_name(series: Sequence[Series], names: Sequence[str], x_label: str, x_limits: Limits = (0, None)) -> Panel:
+    """Points along x, a line of them for each name, the first on top: the y of series are 0, -1, ..."""
+    return Panel(
+        series=series,
+        x_label=x_label,
+        y_ticks={-float(place): name for place, name in enumerate(names)},
+        x_limits=x_limits,
+        size=(WIDTH, max(HEIGHT, 0.6 + 0.24 * len(names))),
+    )
+
+
+def shortened(name: str, length: int = MAX_NAME) -> str:
+    """As much of a name as fits beside an axis."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else name[: length - 1] + "…"
 
 
 def _themed(svg: str, prefix: str) -> str:

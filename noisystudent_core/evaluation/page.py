@@ -35,7 +35,8 @@ def html(
         "Measured": charts_grid(shown),
         "Pictures": f"{paragraphs(notes)}{''.join(map(article, pictures))}" if pictures or notes else "",
     }
-    return document(f"{config.name}, seed {config.seed}", sections, _lineage(rows))
+    addresses = lineage({_role(row): row["checkpoint"] for row in rows})
+    return document(f"{config.name}, seed {config.seed}", sections, addresses)
 
 
 def document(title: str, sections: Mapping[str, str], footer: str, own_style: str = "") -> str:
@@ -116,14 +117,20 @@ def _mark(role: str) -> str:
 def _numbers(chart: Chart) -> str:
     if not chart.numbers:
         return ""
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in chart.header)
-    lines = "".join(
+    numbers = lines(chart.header, chart.numbers, f"Numbers of {chart.title}")
+    return f"<details><summary>Numbers</summary>{numbers}</details>"
+
+
+def lines(header: Sequence[str], rows: Sequence[Sequence[str]], label: str) -> str:
+    """A table of texts; each row begins with what it is of."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "".join(
         f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(value)}</td>" for value in rest)}</tr>'
-        for first, *rest in chart.numbers
+        for first, *rest in rows
     )
     return (
-        f'<details><summary>Numbers</summary><div class="wide" tabindex="0" role="region" aria-label="Numbers of '
-        f'{escape(chart.title)}"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div></details>'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{escape(label)}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -144,9 +151,9 @@ def _group(group: Group) -> str:
     return f'<h4>{escape(group.heading)}</h4><div class="tiles">{"".join(tiles)}</div>'
 
 
-def _lineage(rows: Sequence[Row]) -> str:
-    found: Mapping[str, str] = {_role(row): row["checkpoint"] for row in rows}
-    return "".join(f"<p>{role}: <code>{escape(url)}</code></p>" for role, url in found.items())
+def lineage(addresses: Mapping[str, str]) -> str:
+    """Where what the page is made of lies, by what it is."""
+    return "".join(f"<p>{escape(what)}: <code>{escape(url)}</code></p>" for what, url in addresses.items())
 
 
 def paragraphs(sentences: Sequence[str]) -> str:

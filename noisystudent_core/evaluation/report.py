@@ -82,24 +82,35 @@ def metrics(row: Row) -> dict[str, float]:
 
 def measured(rows: Sequence[Row]) -> dict[str, str]:
     """Key and heading of every figure that a model of these rows has, in the order of the table."""
-    attacks = [key for key in rows[0] if key.startswith(("fgsm_", "pgd_"))]
+    sweep = [key for key in rows[0] if key.startswith(("fgsm_", "pgd_"))]
     headings = {key: BEFORE[key] for key in ("top1", "top5")} | WHERE_MEASURED
     headings |= {key: key.replace("_", " ") for key in BY_TOP1}
-    headings |= {key: f"{key.partition('_')[0].upper()} ε={key.partition('_')[2]} top-1" for key in attacks}
+    headings |= {key: attack_heading(key) for key in sweep}
     return {key: heading for key, heading in headings.items() if any(row.get(key) is not None for row in rows)}
 
 
 def columns(rows: Sequence[Row]) -> dict[str, str]:
     """Key and heading of the table's columns; of FGSM's sweep one epsilon."""
     found = measured(rows)
-    sweep = [key for key in found if key.startswith("fgsm_") and epsilon(key) > 0]
-    shown = [*WHERE_MEASURED, *sorted(sweep, key=_from_table_epsilon)[:1], *(k for k in found if k.startswith("pgd_"))]
+    shown = [*WHERE_MEASURED, *attacks([*found])]
     return BEFORE | {key: found[key] for key in shown if key in found} | AFTER
 
 
 def figures_of(rows: Sequence[Row]) -> dict[str, str]:
     """Key and heading of those columns that each net has a figure in."""
     return {key: heading for key, heading in columns(rows).items() if key in measured(rows)}
+
+
+def attacks(keys: Sequence[str]) -> list[str]:
+    """Those keys whose attacks a table shows: of FGSM's sweep the epsilon nearest `TABLE_EPSILON`, and PGD."""
+    sweep = [key for key in keys if key.startswith("fgsm_") and epsilon(key) > 0]
+    return [*sorted(sweep, key=_from_table_epsilon)[:1], *(key for key in keys if key.startswith("pgd_"))]
+
+
+def attack_heading(key: str) -> str:
+    """FGSM ε=2 top-1, of "fgsm_2"."""
+    kind, _, strength = key.partition("_")
+    return f"{kind.upper()} ε={strength} top-1"
 
 
 def epsilon(key: str) -> float:
@@ -157,7 +168,11 @@ def comparison(rows: Sequence[Row]) -> list[tuple[str, dict[str, str]]]:
 def table(rows: Sequence[Row]) -> str:
     """The table in Markdown, its columns aligned for a terminal."""
     shown = columns(rows)
-    cells = [list(shown.values()), *([cell(name, row[name]) for name in shown] for row in rows)]
+    return aligned([list(shown.values()), *([cell(name, row[name]) for name in shown] for row in rows)])
+
+
+def aligned(cells: Sequence[Sequence[str]]) -> str:
+    """Lines of text, the headings first, as a Markdown table whose columns are aligned."""
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [[text.ljust(width) for text, width in zip(line, widths, strict=True)] for line in cells]
     lines.insert(1, ["-" * width for width in widths])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from noisystudent_core.evaluation.charts import HEIGHT, WIDTH, Chart, Panel, Series
+from noisystudent_core.evaluation.charts import Chart, Panel, Series, by_name, shortened
 
 MOST_NAMED_CLASSES = 40  # more are shown by rank
 CONFIDENCE_BINS = 25
@@ -64,16 +64,11 @@ def class_counts(classes: Sequence[Mapping[str, int]], names: Sequence[str] | No
 
 def _by_name(classes: Sequence[Mapping[str, int]], names: Sequence[str]) -> Panel:
     places = [-float(place) for place in range(len(classes))]
-    return Panel(
-        series=[
-            Series(label=label, role=role, x=[float(row[key]) for row in classes], y=places, style="points")
-            for key, label, role in KINDS
-        ],
-        x_label="images",
-        y_ticks={place: _short(name) for place, name in zip(places, names, strict=True)},
-        x_limits=(0, None),
-        size=(WIDTH, max(HEIGHT, 0.6 + 0.24 * len(names))),
-    )
+    series = [
+        Series(label=label, role=role, x=[float(row[key]) for row in classes], y=places, style="points")
+        for key, label, role in KINDS
+    ]
+    return by_name(series, [shortened(name) for name in names], "images")
 
 
 def _by_rank(classes: Sequence[Mapping[str, int]]) -> Panel:
@@ -87,8 +82,3 @@ def _by_rank(classes: Sequence[Mapping[str, int]]) -> Panel:
 def _shares(values: NDArray, edges: NDArray, weights: NDArray | None) -> list[float]:
     counts, _ = np.histogram(values, edges, weights=weights)
     return (100 * counts / counts.sum()).tolist()
-
-
-def _short(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= 18 else name[:17] + "…"

@@ -18,6 +18,7 @@ from noisystudent_core.stages.materialise import materialise
 from noisystudent_core.stages.predict import plan_predict, predict, predict_group
 from noisystudent_core.stages.prepare import prepare
 from noisystudent_core.stages.report import report
+from noisystudent_core.stages.report_model import report_model
 from noisystudent_core.stages.select import select
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "predict_group",
     "prepare",
     "report",
+    "report_model",
     "select",
 ]

@@ -1,4 +1,4 @@
-"""Images that the first teacher gets wrong and the last student right, and the other way round."""
+"""Images that nets get wrong: one model, or the first teacher where the last student is right, and the other way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from noisystudent_core.config.evaluation import ReportConfig
+from noisystudent_core.config.evaluation import ModelReportConfig, ReportConfig
 from noisystudent_core.data.parts import decode, read_images
 from noisystudent_core.evaluation.figures import Group
 from noisystudent_core.evaluation.galleries import Gallery, tiles
@@ -26,7 +26,7 @@ COLUMNS = ["image", "label", "reason", "height", "width"]
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreements:
-    """Pictures of images that one of two nets gets right, and their number in words."""
+    """Pictures of images that a net gets wrong, maybe where another one is right, and their number in words."""
 
     galleries: list[Gallery]
     summary: str
@@ -77,20 +77,42 @@ def disagreements(
     return Disagreements(galleries=[gallery] if shown else [], summary=summary)
 
 
-def _sample(config: ReportConfig, url: str) -> pa.Table:
-    """Rows that were decodable, evenly spaced over parts that are."""
+def mistakes(config: ModelReportConfig, checkpoint: str, url: str, names: Sequence[str] | None) -> Disagreements:
+    """Ask a net about at most `config.num_images` of the images at `url`, evenly spaced."""
+    images = _sample(config, url)
+    label = torch.from_numpy(images["label"].to_numpy().astype("int64"))
+    (answers,) = _ask(config, [checkpoint], images, label)
+    num_wrong, num_images = int((~answers.right).sum()), sum(Artifact.open(url).manifest.facts["class_counts"].values())
+    gallery = Gallery(
+        name="mistakes",
+        title="What the model gets wrong",
+        subtitle="Above: the true class; below: what the model says, the surest first",
+        caption="Beneath each image its true class, then what the model says instead, the surest first: a wrong label "
+        "looks like this, too.",
+        groups=[_group("Wrong", "says", images, label, ~answers.right, answers, names)],
+    )
+    return Disagreements(
+        galleries=[gallery] if num_wrong else [],
+        summary=f"Of {len(label):,} of the {num_images:,} images, the model gets {num_wrong:,} wrong.",
+    )
+
+
+def _sample(config: ReportConfig | ModelReportConfig, url: str) -> pa.Table:
+    """Rows that were decodable and have a label, evenly spaced over parts that are."""
     artifact = Artifact.open(url)
     parts = [part for part in artifact.manifest.parts if part.num_rows]
     chosen = [parts[place] for place in spaced(len(parts), config.num_parts)]
     shares = np.diff(np.linspace(0, config.num_images, len(chosen) + 1).astype(int))
     tables = []
     for part, share in zip(chosen, shares.tolist(), strict=True):
-        table = read_images(artifact, part, COLUMNS).filter(pc.field("reason").is_null())
+        table = read_images(artifact, part, COLUMNS).filter(pc.field("reason").is_null() & pc.field("label").is_valid())
         tables.append(table.take(spaced(len(table), share)))
     return pa.concat_tables(tables)
 
 
-def _ask(config: ReportConfig, urls: Sequence[str], images: pa.Table, label: Tensor) -> list[_Answers]:
+def _ask(
+    config: ReportConfig | ModelReportConfig, urls: Sequence[str], images: pa.Table, label: Tensor
+) -> list[_Answers]:
     """What each checkpoint says; images are decoded once for all that take them at one size and crop."""
     asked = [checkpoints.load(url) for url in urls]
     nets = [(Normalised(net).to(device()).eval(), checkpoints.input_geometry(known)) for net, known in asked]

@@ -2,12 +2,13 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from noisystudent_core.config.evaluation import ReportConfig
 from noisystudent_core.evaluation import galleries, page, plots, selection_plots
 from noisystudent_core.evaluation import report as table
 from noisystudent_core.evaluation.charts import Chart, Drawing
+from noisystudent_core.evaluation.galleries import Gallery
 from noisystudent_core.events import Events
 from noisystudent_core.stages.disagreements import disagreements
 from noisystudent_core.stages.selected import Sample, sample_selection, selection_gallery
@@ -35,15 +36,27 @@ def report(config: ReportConfig, inputs: Inputs, place: Place, events: Events) -
         pictures += found.galleries
         notes.append(found.summary)
     shown = [Drawing(chart) for chart in [*_charts(rows, models), *_selection_charts(sample, names)]]
+    texts = {
+        "report.md": table.text(config, rows, notes),
+        "report.html": page.html(config, rows, shown, pictures, notes),
+        "rows.json": json.dumps(rows, indent=1) + "\n",
+    }
+    return write(texts, shown, pictures, place, events)
+
+
+def write(
+    texts: Mapping[str, str],
+    shown: Sequence[Drawing],
+    pictures: Sequence[Gallery],
+    place: Place,
+    events: Events,
+) -> Written:
+    """Write texts by their names, and figures/*.png of all charts and pictures, which are reported."""
     drawn = {each.chart.name: each.png for each in shown} | {each.name: galleries.png(each) for each in pictures}
     for name, png in drawn.items():
         events("figure", name=name, png=b64encode(png).decode())
-    files = {
-        "report.md": table.text(config, rows, notes).encode(),
-        "report.html": page.html(config, rows, shown, pictures, notes).encode(),
-        "rows.json": (json.dumps(rows, indent=1) + "\n").encode(),
-        **{f"figures/{name}.png": png for name, png in drawn.items()},
-    }
+    files = {name: text.encode() for name, text in texts.items()}
+    files |= {f"figures/{name}.png": png for name, png in drawn.items()}
     return Written(tuple(publish_part(place.folder, path, data, 0) for path, data in files.items()))
 
 

@@ -136,7 +136,7 @@ def _all_kinds(kind: Any) -> set[Any]:
 
 def test_every_stage_says_what_it_is() -> None:
     kinds = [kind for kind in _all_kinds(StageSettings) if kind.__module__.startswith("noisystudent_core")]
-    assert len(kinds) == 15
+    assert len(kinds) == 16
     assert len({kind.stage for kind in kinds}) == len(kinds)
     assert all(kind.kind and kind.version >= 1 for kind in kinds)
 

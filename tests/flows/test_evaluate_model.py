@@ -15,7 +15,7 @@ from flows.evaluate_model import evaluate_model
 from noisystudent_core.errors import ConfigurationError, LabelError, SourceError
 from noisystudent_core.evaluation import corruptions
 from noisystudent_core.storage.manifest import Artifact
-from tests.flows.world import KeptEngine, World, artifacts, flow_runs, in_this_process
+from tests.flows.world import KeptEngine, World, artifacts, flow_runs, in_this_process, parent
 from tests.stages.small import FIT, Small
 
 WORDS = ("nought", "one", "two")
@@ -96,7 +96,7 @@ def test_a_row_for_each_benchmark_and_metric(rows: Rows) -> None:
 
 def test_prefect_and_mlflow_show_them(world: World, rows: Rows) -> None:
     (table,) = artifacts(flow_runs("evaluate-model")[0], "measurements")
-    assert json.loads(table.data) == rows
+    assert json.loads(table.data) == [{key: row[key] for key in row if key != "report"} for row in rows]
     experiment = world.tracking.get_experiment_by_name("noisy-student")
     assert experiment is not None
     runs = world.tracking.search_runs([experiment.experiment_id])
@@ -115,7 +115,22 @@ def test_prefect_and_mlflow_show_them(world: World, rows: Rows) -> None:
         "evaluate model on images",
         "evaluate model on images, corruptions",
         "evaluate model on images, adversarial",
+        "report",
     }
+
+
+def test_a_report_of_the_model_is_left_and_shown(world: World, rows: Rows) -> None:
+    (url,) = {row["report"] for row in rows}
+    report = Artifact.open(url)
+    assert url.startswith(f"{world.root}/reports/")
+    drawn = {part.path for part in report.manifest.parts}
+    assert {"figures/mistakes.png", "figures/corruptions.png", "figures/classes-folder.png"} <= drawn
+    text = report.folder.read("report.md").decode()
+    assert f"| {values(rows, 'images', 'accuracy')['top1']:.2f} |" in text
+    (shown,) = artifacts(flow_runs("evaluate-model")[0], "report")
+    assert shown.data == f"{text}\nWith charts and pictures: `{url}/report.html`\n"
+    run = parent(world.tracking)
+    assert {"report.md", "report.html"} <= {file.path for file in world.tracking.list_artifacts(run.info.run_id)}
 
 
 def test_a_net_from_a_file_on_folders_that_are_named(world: World, picture: Picture, tmp_path: Path) -> None:
