@@ -42,10 +42,10 @@ OPTIONS = {"seeds": "seed", "nets": "net", "suites": "suite"}  # a list: once fo
 
 
 def begun(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell of runs that were killed here before, and hold this one's mark while it lasts."""
+    """Hold this run's mark while it lasts, and tell of others that were killed here before."""
+    hold(str(flow_run.id), f"`{go_on_command(flow, flow_run)}`")  # first: an earlier attempt of it may have been killed
     if number := report_lost_runs():
         flow_run_logger(flow_run, flow).warning("%d earlier runs had been killed here; they are Crashed now", number)
-    hold(str(flow_run.id), f"`{go_on_command(flow, flow_run)}`")
 
 
 def ended(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:

@@ -34,10 +34,11 @@ def hold(run_id: str, go_on: str) -> None:
 
 
 def let_go(run_id: str) -> None:
-    """The flow run has ended in this process."""
+    """The flow run has ended, in this process or in one that is gone."""
     file = _held.pop(run_id, None)
-    if file is not None:
+    if file is not None or any(path.stem == run_id for path, _ in _lost()):
         (_folder() / f"{run_id}.json").unlink(missing_ok=True)
+    if file is not None:
         file.close()
 
 
@@ -53,6 +54,8 @@ def report_lost_runs() -> int:
                 run = client.read_flow_run(path.stem)  # type: ignore[arg-type]
             except ObjectNotFound:
                 continue  # another server's
+            if run.state is not None and (run.state.is_scheduled() or run.state.is_pending()):
+                continue  # it was Crashed already, and is about to go on
             if run.state is None or not run.state.is_final():
                 message = f"Its process was killed. Finished stages are kept. To go on: {left['go_on']}"
                 client.set_flow_run_state(run.id, Crashed(message=message), force=True)

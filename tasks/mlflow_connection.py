@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,6 +34,8 @@ FLUSH_SECONDS = 2.0
 RETRY_SECONDS = 3.0
 CLOSE_SECONDS = 10.0  # `close` waits so long for the last batch
 GIVE_UP_SECONDS = 120.0  # and the sender goes on so long after it
+PATIENCE_SECONDS = 60.0  # of one outage, that calls between stages wait: longer than a server takes to start again
+LAST_REQUEST_SECONDS = 30.0  # that its last request may take
 BATCH_SIZE = 500
 MAX_WAITING = 50_000  # metric values, some 10 MB
 MAX_FILES_WAITING = 32  # figures, of less than 1 MB each
@@ -55,6 +58,7 @@ class MetricSender(threading.Thread):
         self._status: Status | None = None  # set when no more metrics will come
         self._give_up_at = math.inf
         self._num_lost = 0
+        _SENDERS.add(self)
 
     def put(self, metrics: Sequence["Metric"]) -> None:
         with self._changed:
@@ -83,6 +87,11 @@ class MetricSender(threading.Thread):
                 len(self._files),
                 GIVE_UP_SECONDS,
             )
+
+    def await_end(self) -> None:
+        """Wait until all is sent or given up, where no more will come."""
+        if self._status is not None and self.is_alive():
+            self.join(max(0.0, self._give_up_at - time.monotonic()) + LAST_REQUEST_SECONDS)
 
     def run(self) -> None:
         done = False
@@ -134,6 +143,12 @@ class MetricSender(threading.Thread):
                 self._files.popleft()
 
 
+def await_senders() -> None:
+    """Wait for what stages that are over still send: it would be lost with this process, and nobody told."""
+    for sender in list(_SENDERS):
+        sender.await_end()
+
+
 def _send_file(client: "MlflowClient", run_id: str, path: str, content: bytes) -> None:
     folder, _, name = path.rpartition("/")
     with TemporaryDirectory() as scratch:
@@ -143,8 +158,10 @@ def _send_file(client: "MlflowClient", run_id: str, path: str, content: bytes) -
 
 
 class Guard:
-    def __init__(self, action: str, tracking_uri: str) -> None:
-        self.action, self.tracking_uri = action, tracking_uri
+    """Turns an exception into a warning. A `patient` one may ask for the block `again`: see `attempts`."""
+
+    def __init__(self, action: str, tracking_uri: str, *, patient: bool = False) -> None:
+        self.action, self.tracking_uri, self.again = action, tracking_uri, patient
         self.error: Exception | None = None
 
     def __enter__(self) -> None:
@@ -154,18 +171,52 @@ class Guard:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         if not isinstance(error, Exception):
+            if error is None and self.again:
+                _DOWN_SINCE.pop(self.tracking_uri, None)
+            self.again = False
             return False
         self.error = error
-        if (warning := (self.action, self.tracking_uri, type(error).__name__)) not in _WARNED:
+        self.again = self.again and _is_worth_waiting(error, self.tracking_uri)
+        if (warning := (self.action, self.tracking_uri, type(error).__name__, self.again)) not in _WARNED:
             _WARNED.add(warning)
-            reason = f"{type(error).__name__}: {without_secrets(str(error)).strip()}"
-            remedy = f"check that {without_secrets(self.tracking_uri)} answers, or set MLFLOW_TRACKING_URI"
-            LOG.warning("MLflow: cannot %s (%s). The work goes on; %s.", self.action, reason, remedy)
+            self._warn(error)
         return True
+
+    def _warn(self, error: Exception) -> None:
+        reason = f"{type(error).__name__}: {without_secrets(str(error)).strip()}"
+        remedy = f"check that {without_secrets(self.tracking_uri)} answers, or set MLFLOW_TRACKING_URI"
+        wait = f"Trying again for {PATIENCE_SECONDS:.0f} s" if self.again else "The work goes on"
+        LOG.warning("MLflow: cannot %s (%s). %s; %s.", self.action, reason, wait, remedy)
+
+
+def attempts(action: str, tracking_uri: str) -> Iterator[Guard]:
+    """Guards for a block that may be repeated: one, and more of them while the server is only just gone.
+
+    Of one outage `PATIENCE_SECONDS` are waited in all, whoever waits: where MLflow stays away, nothing waits any more.
+    """
+    guard = Guard(action, tracking_uri, patient=True)
+    yield guard
+    while guard.again:
+        time.sleep(RETRY_SECONDS)
+        guard = Guard(action, tracking_uri, patient=True)
+        yield guard
+
+
+def _is_worth_waiting(error: Exception, tracking_uri: str) -> bool:
+    """Whether a server did not answer, and has not been away for long."""
+    from mlflow.exceptions import MlflowException
+
+    refused = getattr(error, "error_code", None) in REFUSALS or isinstance(error, UNUSABLE)
+    if refused or not isinstance(error, (OSError, MlflowException)) or not tracking_uri.startswith("http"):
+        return False
+    now = time.monotonic()
+    return now < _DOWN_SINCE.setdefault(tracking_uri, now) + PATIENCE_SECONDS
 
 
 _CLIENT_LOCK = threading.Lock()
-_WARNED: set[tuple[str, str, str]] = set()
+_WARNED: set[tuple[str, str, str, bool]] = set()
+_SENDERS: "WeakSet[MetricSender]" = WeakSet()
+_DOWN_SINCE: dict[str, float] = {}  # by address, while it does not answer
 
 
 def connect(tracking_uri: str) -> "MlflowClient":

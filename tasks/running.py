@@ -18,6 +18,7 @@ from noisystudent_core.errors import NoisyStudentError, by_name
 from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artifact_url, finished, input_digests
 from noisystudent_core.storage.run_records import RunNotes
 from tasks.engines import Engine, engine_of
+from tasks.left_open import left_open
 from tasks.progress import Progress, show_image
 from tasks.system_metrics import PREFIX, SystemMetrics
 from tasks.tracking import StageRun, Tracker
@@ -99,12 +100,14 @@ def run_stage(
     run.use(url)
     if finished(url) is not None:
         get_run_logger().info("%s: reused %s", name, url)
+        if PurePosixPath(url).name in left_open(run.tracker, run.mlflow_run_id):
+            with _stage_run(run, url, name, iteration, config) as stage_run:
+                _log(stage_run, url, metrics, iteration)
         return Completed(name="Reused", message=f"{url} was finished before", data=url)
     with _stage_run(run, url, name, iteration, config) as stage_run, Progress(name) as progress:
         with _measured(config, run, stage_run):
             run.engine.run(call, config, inputs, run.root, _listener(name, progress, stage_run))
-        if metrics is not None:
-            stage_run.log(metrics(Artifact.open(url).manifest), iteration or 0)
+        _log(stage_run, url, metrics, iteration)
     get_run_logger().info("%s: finished %s", name, url)
     return Completed(data=url)
 
@@ -119,6 +122,12 @@ def _stage_run(run: Run, url: str, name: str, iteration: int | None, config: Sta
         params=config.model_dump(mode="json"),
         flow_run_id=run.id,
     )
+
+
+def _log(stage_run: StageRun, url: str, metrics: Metrics | None, iteration: int | None) -> None:
+    """The numbers of a finished manifest."""
+    if metrics is not None:
+        stage_run.log(metrics(Artifact.open(url).manifest), iteration or 0)
 
 
 def _measured(config: StageSettings, run: Run, stage_run: StageRun) -> AbstractContextManager[object]:

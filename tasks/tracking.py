@@ -7,13 +7,22 @@ of None means "not tracked", and every method takes it. MLflow needs 3 s to impo
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tasks.mlflow_connection import Guard, MetricSender, Status, connect, sqlite_folder, without_secrets
+from tasks.mlflow_connection import (
+    Guard,
+    MetricSender,
+    Status,
+    attempts,
+    await_senders,
+    connect,
+    sqlite_folder,
+    without_secrets,
+)
 from tasks.mlflow_entities import TrackedData, leaves, shortened, to_dataset_input, to_metrics, valid_key
 
 if TYPE_CHECKING:
@@ -59,6 +68,10 @@ class Tracker:
         """A context that turns an exception into a warning, said once per action and kind of failure."""
         return Guard(action, self.tracking_uri)
 
+    def attempts(self, action: str) -> "Iterator[Guard]":
+        """As `guard`, for a block that is repeated while the server is only just gone, as when it starts again."""
+        return attempts(action, self.tracking_uri)
+
     def open_run(
         self,
         digest: str,
@@ -73,11 +86,12 @@ class Tracker:
 
         None where MLflow does not answer: the run then goes on untracked, with a warning.
         """
-        with self.guard("open the run, so nothing of it is tracked"):
-            run = self._attach({RUN_TAG: digest}, name, tags or {}, params, flow_run_id)
-            if flow_run_url is not None:
-                self.client().set_tag(run.info.run_id, FLOW_RUN_URL_TAG, flow_run_url)
-            return run.info.run_id
+        for attempt in self.attempts("open the run, so nothing of it is tracked"):
+            with attempt:
+                run = self._attach({RUN_TAG: digest}, name, tags or {}, params, flow_run_id)
+                if flow_run_url is not None:
+                    self.client().set_tag(run.info.run_id, FLOW_RUN_URL_TAG, flow_run_url)
+                return run.info.run_id
         return None
 
     def stage_run(
@@ -91,51 +105,59 @@ class Tracker:
         flow_run_id: str | None = None,
     ) -> "StageRun":
         """Attach to the child run of stage `key` under the parent, or create it; untracked where that fails."""
-        with self.guard(f"open the run of stage {name!r}, so this stage is not tracked"):
-            if parent_run_id is not None:
-                identity = {STAGE_TAG: key, PARENT_TAG: parent_run_id}
-                tags = {} if iteration is None else {ITERATION_TAG: str(iteration)}
-                params = {**({} if iteration is None else {"iteration": iteration}), **(params or {})}
-                return StageRun(self, self._attach(identity, name, tags, params, flow_run_id))
+        for attempt in self.attempts(f"open the run of stage {name!r}, so this stage is not tracked"):
+            with attempt:
+                if parent_run_id is not None:
+                    identity = {STAGE_TAG: key, PARENT_TAG: parent_run_id}
+                    tags = {} if iteration is None else {ITERATION_TAG: str(iteration)}
+                    params = {**({} if iteration is None else {"iteration": iteration}), **(params or {})}
+                    return StageRun(self, self._attach(identity, name, tags, params, flow_run_id))
         return StageRun(self, None)
 
     def close_run(self, run_id: str | None, status: Status = "FINISHED") -> None:
-        """End a run; one that is finished already keeps its end time."""
-        with self.guard("close a run"):
-            if run_id is not None and not (status == "FINISHED" and _is_finished(self.client().get_run(run_id))):
-                self.client().set_terminated(run_id, status)
+        """End a run; one that is finished already keeps its end time. A good end waits for what stages still send."""
+        if is_good := status == "FINISHED":
+            await_senders()
+        for attempt in self.attempts("close a run") if is_good else [self.guard("close a run")]:
+            with attempt:
+                if run_id is not None and not (is_good and _is_finished(self.client().get_run(run_id))):
+                    self.client().set_terminated(run_id, status)
 
     def log_parent_metrics(self, run_id: str | None, metrics: Mapping[str, float], *, step: int) -> None:
         """Repeat an iteration's metrics on the parent, `step` = iteration; what it has at that step is skipped."""
-        with self.guard("log an iteration's metrics on the parent"):
-            if run_id is not None:
-                client = self.client()
-                new = [m for m in to_metrics(metrics, step) if not _has_step(client, run_id, m.key, step)]
-                client.log_batch(run_id, metrics=new)
+        for attempt in self.attempts("log an iteration's metrics on the parent"):
+            with attempt:
+                if run_id is not None:
+                    client = self.client()
+                    new = [m for m in to_metrics(metrics, step) if not _has_step(client, run_id, m.key, step)]
+                    client.log_batch(run_id, metrics=new)
 
     def log_inputs(self, run_id: str | None, data: Sequence[TrackedData]) -> None:
         """Log the data sets that a run reads; MLflow keeps each digest once."""
-        with self.guard("log the data sets"):
-            if run_id is not None:
-                self.client().log_inputs(run_id, [to_dataset_input(item) for item in data])
+        for attempt in self.attempts("log the data sets"):
+            with attempt:
+                if run_id is not None:
+                    self.client().log_inputs(run_id, [to_dataset_input(item) for item in data])
 
     def log_table(self, run_id: str | None, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write rows as `tables/<name>.json`, in place of an earlier one (MLflow's own `log_table` appends)."""
-        with self.guard(f"log table {name!r}"):
-            if run_id is not None:
-                client, path = self.client(), f"tables/{name}.json"
-                columns = list(dict.fromkeys(column for row in rows for column in row))
-                values = [[row.get(column) for column in columns] for row in rows]
-                client.log_dict(run_id, {"columns": columns, "data": values}, path)
-                tables = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
-                if (entry := {"path": path, "type": "table"}) not in tables:
-                    client.set_tag(run_id, TABLES_TAG, json.dumps([*tables, entry]))
+        for attempt in self.attempts(f"log table {name!r}"):
+            with attempt:
+                if run_id is not None:
+                    client, path = self.client(), f"tables/{name}.json"
+                    columns = list(dict.fromkeys(column for row in rows for column in row))
+                    values = [[row.get(column) for column in columns] for row in rows]
+                    client.log_dict(run_id, {"columns": columns, "data": values}, path)
+                    tables = json.loads(client.get_run(run_id).data.tags.get(TABLES_TAG, "[]"))
+                    if (entry := {"path": path, "type": "table"}) not in tables:
+                        client.set_tag(run_id, TABLES_TAG, json.dumps([*tables, entry]))
 
     def log_text(self, run_id: str | None, name: str, text: str) -> None:
         """Write a text file, `name` with its suffix (e.g. "report.md"), among the run's artifacts."""
-        with self.guard(f"log text {name!r}"):
-            if run_id is not None:
-                self.client().log_text(run_id, text, name)
+        for attempt in self.attempts(f"log text {name!r}"):
+            with attempt:
+                if run_id is not None:
+                    self.client().log_text(run_id, text, name)
 
     def figure_url(self, run_id: str, name: str) -> str | None:
         """The address that a server has `figures/<name>.png` of a run at; None for a database address."""

@@ -14,13 +14,14 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Crashed, Running, Scheduled
 
 from flows.ablate import ablate
 from flows.evaluate_model import evaluate_model
 from flows.noisy_student import noisy_student
 from noisystudent_core.errors import ConfigurationError
 from tasks import automation, lost_runs, servers
-from tasks.hooks import HOW_TO_GO_ON, INTERRUPTION, go_on_command, numbered
+from tasks.hooks import HOW_TO_GO_ON, INTERRUPTION, begun, go_on_command, interrupted, numbered
 from tasks.services import SOURCE
 
 WITHIN_S = 10.0  # the least that a server takes
@@ -189,6 +190,27 @@ def test_a_run_that_lasts_is_left_alone(home: Path) -> None:
     lost_runs.hold("00000000-0000-0000-0000-000000000001", "again")
     assert lost_runs.report_lost_runs() == 0
     lost_runs.let_go("00000000-0000-0000-0000-000000000001")
+
+
+def test_a_retry_is_not_taken_for_the_attempt_that_was_killed(home: Path) -> None:
+    run_id = start_and_kill(after_s=0)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(UUID(run_id), Scheduled(message="Retried via CLI"), force=True)
+        assert lost_runs.report_lost_runs() == 0  # another run begins in the meantime
+        assert read(run_id).state_name == "Scheduled"
+        client.set_flow_run_state(UUID(run_id), Running(), force=True)
+    run = read(run_id)
+    assert run.state is not None
+    begun(fails, run, run.state)
+    assert read(run_id).state_name == "Running"
+    lost_runs.let_go(run_id)
+    assert not list((home / "flow-runs").iterdir())
+
+
+def test_a_crash_that_is_reported_leaves_no_mark(home: Path) -> None:
+    run_id = start_and_kill(after_s=0)
+    interrupted(fails, read(run_id), Crashed(message="Process exited with status code: -9"))
+    assert not list((home / "flow-runs").iterdir())
 
 
 def test_the_automation_ends_a_run_without_a_heartbeat(home: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -108,6 +109,56 @@ def test_fit_goes_on_while_mlflow_is_slow_or_down_and_nothing_is_lost(
         assert history(tracker, stage.run_id, "train/loss_labelled") == [(step, float(step)) for step in range(500)]
         figures = tracker.client().list_artifacts(stage.run_id or "", "figures")
         assert [file.path for file in figures] == [f"figures/figure-{step}.png" for step in range(0, 500, 100)]
+        assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
+
+
+def test_stage_that_begins_while_mlflow_starts_again_is_tracked(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "PATIENCE_SECONDS", 60.0)
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        parent = opened(tracker)
+        proxy.is_down = True
+        threading.Timer(1.0, setattr, (proxy, "is_down", False)).start()
+        with tracker.stage_run(parent, key="fit-restart", name="fit teacher") as stage:
+            stage.log({"train/loss_labelled": 0.5}, 0)
+        proxy.is_down = True
+        threading.Timer(1.0, setattr, (proxy, "is_down", False)).start()
+        tracker.log_parent_metrics(parent, {"eval/top1": 93.0}, step=7)
+        tracker.close_run(parent)
+        assert history(tracker, stage.run_id, "train/loss_labelled") == [(0, 0.5)]
+        assert (7, 93.0) in history(tracker, parent, "eval/top1")
+        assert tracker.client().get_run(parent).info.status == "FINISHED"
+    assert "Trying again for 60 s" in caplog.text
+
+
+def test_mlflow_that_stays_away_is_waited_for_once(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_connection, "PATIENCE_SECONDS", 1.0)
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        parent = opened(tracker)
+        proxy.is_down = True
+        took = []
+        for number in range(2):
+            started = time.monotonic()
+            assert tracker.stage_run(parent, key=f"fit-away-{number}", name="fit teacher").run_id is None
+            took.append(time.monotonic() - started)
+        assert took[0] >= 1.0 > took[1]
+
+
+def test_end_of_a_run_waits_for_what_its_stages_still_send(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 0.1)
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        parent = opened(tracker)
+        stage = tracker.stage_run(parent, key="fit-late", name="fit teacher")
+        proxy.delay_s = 1.0
+        stage.log({"train/loss_labelled": 0.5}, 0)
+        stage.close()
+        tracker.close_run(parent)
+        proxy.delay_s = 0.0
+        assert history(tracker, stage.run_id, "train/loss_labelled") == [(0, 0.5)]
         assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
 
 

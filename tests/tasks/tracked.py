@@ -17,7 +17,9 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr(mlflow_connection, "FLUSH_SECONDS", 0.05)
     monkeypatch.setattr(mlflow_connection, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(mlflow_connection, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(mlflow_connection, "_WARNED", set())
+    monkeypatch.setattr(mlflow_connection, "_DOWN_SINCE", {})
     monkeypatch.chdir(tmp_path)
 
 
