@@ -51,7 +51,7 @@ class Progress:
         started, before = self._first
         if now - started < FIRST_AFTER_S or now - self._shown < EVERY_S:
             return
-        self._shown, rate = now, (done - before) / (now - started)
+        self._shown, rate = now, (done - before) / max(now - started, 1e-9)
         left = str(timedelta(seconds=round((total - done) / rate))) if rate else "unknown time"
         text = f"{done:,} of {total:,} {unit}{beside}, {rate:,.0f} a second, {left} left"
         get_run_logger().info("%s: %s", self._name, text)

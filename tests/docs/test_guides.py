@@ -9,7 +9,6 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +27,12 @@ SMALL_NET = " ".join(
     for net in NETS
     for setting in ("name=test_resnet", "pretrained=false", "resolution_px=32")
 )
-SHORT = (
-    "--shrink 0.01 --set teacher.train.warmup_epochs=0 --set 'iterations.*.train.warmup_epochs=0' --set robustness={}"
+SHORT = "--shrink 0.01 --set robustness={} " + " ".join(
+    f"--set '{learner}.train.{setting}'"
+    for learner in ("teacher", "iterations.*")
+    for setting in ("steps=4", "epochs=null", "warmup_epochs=0")
 )
-# in place of the command: the net of recipe finetune is a small one, a run is a hundredth as long
+# in place of the command: the net of recipe finetune is a small one, fits are of four steps
 COMMAND = f"""#!/bin/sh
 case "$*" in
 *finetune*) small="{SMALL_NET} --set data.images_per_part=200" ;;
@@ -75,9 +76,8 @@ class Desk:
         return printed
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    folder = tmp_path_factory.mktemp("desk")
+def set_up(folder: Path) -> Desk:
+    """A desk with photographs, the examples of the checkout, and the command."""
     (folder / "examples").symlink_to(CHECKOUT / "examples")
     photos(folder / "photos")
     command = folder / "bin" / "noisy-student"
@@ -89,7 +89,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    yield Desk(
+    return Desk(
         folder,
         os.environ
         | {
@@ -101,6 +101,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
             "PORT": str(port),
         },
     )
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """Of the guides that build upon the first one."""
+    return set_up(tmp_path_factory.mktemp("desk"))
 
 
 def photos(folder: Path) -> None:
@@ -152,7 +158,8 @@ def test_choosing(desk: Desk, reported: list[str]) -> None:
     assert re.findall(r"^\| (ratio \d+)", study, re.MULTILINE) == ["ratio 1", "ratio 3", "ratio 7", "ratio 14"]
 
 
-def test_own_data(desk: Desk) -> None:
+def test_own_data(tmp_path: Path) -> None:
+    desk = set_up(tmp_path)
     prepared, _, planned, _, used = desk.follow("own-data.md")
     assert "108 rows" in prepared and "12 rows" in prepared and "60 rows" in prepared
     assert "fit student 1" in planned
@@ -160,10 +167,7 @@ def test_own_data(desk: Desk) -> None:
     assert (desk.folder / "inspection.html").read_text().startswith("<!doctype html>")
 
 
-def test_few_labels(desk: Desk) -> None:
-    for made in ("prepared", "runs/photos", "table.json"):
-        if (path := desk.folder / made).exists():
-            path.rename(desk.folder / f"{Path(made).name}-before")
-    prepared, _, judged = desk.follow("few-labels.md")
+def test_few_labels(tmp_path: Path) -> None:
+    prepared, _, judged = set_up(tmp_path).follow("few-labels.md")
     assert "75 rows" in prepared and "33 rows" in prepared
     assert len(judged.splitlines()) == 2

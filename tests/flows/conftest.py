@@ -1,4 +1,4 @@
-"""A Prefect server and a worker for all flows that are called in the process of the tests."""
+"""A Prefect server for all flows that are called in the process of the tests, and a worker for those of a module."""
 
 from collections.abc import Iterator
 
@@ -8,13 +8,13 @@ from tasks import servers
 from tests.flows.world import KeptEngine
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with servers.temporary_prefect_server(tmp_path_factory.mktemp("prefect")) as url:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def kept_engine() -> Iterator[KeptEngine]:
     engine = KeptEngine()
     yield engine
