@@ -40,7 +40,7 @@ case "$*" in
 esac
 case "$1" in
 run) short="--num-iterations 1 --threshold 0 --num-images-per-class 20 {SHORT}" ;;
-ablate) short="--set selection.threshold=0 {SHORT}" ;;
+ablate) short="--set selection.threshold=0 --set baselines=false {SHORT}" ;;
 *) short= ;;
 esac
 eval exec {sys.executable} -m flows '"$@"' $short $small
