@@ -9,7 +9,8 @@ from noisystudent_core.config.data import FingerprintConfig
 from noisystudent_core.data import duplicates
 from noisystudent_core.data.schemas import FINGERPRINTS
 from noisystudent_core.events import Events
-from noisystudent_core.stages.by_part import PIXELS_AND_REASON, ByPart, Results, Unit, each_unit, opened, rows_set_aside
+from noisystudent_core.stages.by_part import ByPart
+from noisystudent_core.stages.units import PIXELS_AND_REASON, Results, Unit, each_unit, opened, rows_set_aside
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 

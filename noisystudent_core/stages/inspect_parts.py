@@ -9,7 +9,8 @@ from noisystudent_core.config.data import InspectPartsConfig
 from noisystudent_core.data.inspection import COLUMNS, inspected
 from noisystudent_core.data.schemas import INSPECTIONS
 from noisystudent_core.events import Events
-from noisystudent_core.stages.by_part import ByPart, Results, Unit, each_unit, opened, rows_set_aside
+from noisystudent_core.stages.by_part import ByPart
+from noisystudent_core.stages.units import Results, Unit, each_unit, opened, rows_set_aside
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 

@@ -16,7 +16,8 @@ from noisystudent_core.noise.input_noise import source_geometry
 from noisystudent_core.noise.noised_teacher import NoisedTeacher
 from noisystudent_core.pseudo_labels.forward import Forward
 from noisystudent_core.pseudo_labels.pipeline import Labeller
-from noisystudent_core.stages.by_part import ByPart, Results, Unit, opened, read_unit, rows_set_aside
+from noisystudent_core.stages.by_part import ByPart
+from noisystudent_core.stages.units import Results, Unit, opened, read_unit, rows_set_aside
 from noisystudent_core.storage.manifest import Inputs
 from noisystudent_core.storage.stage import stage
 

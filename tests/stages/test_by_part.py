@@ -12,7 +12,8 @@ import pytest
 from noisystudent_core.config.settings import PartSettings
 from noisystudent_core.errors import BadImagesError, PartsFailedError
 from noisystudent_core.events import silent
-from noisystudent_core.stages.by_part import ByPart, Unit
+from noisystudent_core.stages.by_part import ByPart
+from noisystudent_core.stages.units import Unit
 from noisystudent_core.storage.failures import LIMIT, Failures
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Manifest, publish_manifest, publish_part
