@@ -5,7 +5,6 @@ Prefect reads its settings from the environment when it is imported: it is impor
 
 import json
 import os
-import subprocess
 import sys
 from importlib import import_module
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from noisystudent_core.errors import NoisyStudentError
 from noisystudent_core.storage.secrets import refuse_any_secrets
 from tasks import servers
-from tasks.services import Servers, environment, home_folder, servers_at, work_folder
+from tasks.services import Servers, environment, home_folder, servers_at
 
 SENDING_S = 5.0  # at most, for what Prefect still has to tell its server
 DEPLOYMENT = "noisy-student/iterate"
@@ -61,42 +60,40 @@ def start() -> Servers:
 
 
 def run_deployment(started: Servers) -> Rows:
-    """Run the deployment with its defaults, watched on this terminal; returns the iterations table.
+    """Run the deployment with its defaults, followed on this terminal; returns the iterations table.
 
     Raises `NoisyStudentError` if the run does not end well.
     """
-    command = ["prefect", "deployment", "run", DEPLOYMENT, "--watch"]
-    ended = subprocess.run([sys.executable, "-m", *command], env=environment(started), cwd=work_folder(), check=False)
-    if ended.returncode != 0:
-        raise NoisyStudentError(f"{' '.join(command)} did not end well; its log is at {started.prefect_url}/runs")
-    return _latest_table(started)
-
-
-def _latest_table(started: Servers) -> Rows:
-    """The table artifact of the deployment's latest flow run."""
     os.environ.update(environment(started))
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import (
-        ArtifactFilter,
-        ArtifactFilterKey,
-        DeploymentFilter,
-        DeploymentFilterName,
-        FlowRunFilter,
-        FlowRunFilterId,
-    )
-    from prefect.client.schemas.sorting import FlowRunSort
+
+    from flows.following import follow
 
     with get_client(sync_client=True) as client:
-        deployment = DeploymentFilter(name=DeploymentFilterName(any_=[DEPLOYMENT.rpartition("/")[2]]))
-        (latest,) = client.read_flow_runs(
-            deployment_filter=deployment, sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=1
-        )
-        artifacts = client.read_artifacts(
-            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["iterations"])),
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[latest.id])),
-        )
+        deployment = client.read_deployment_by_name(DEPLOYMENT)
+        created = client.create_flow_run_from_deployment(deployment.id)
+        page = f"{started.prefect_url}/runs/flow-run/{created.id}"
+        print(f"{DEPLOYMENT} runs; its page: {page}", file=sys.stderr)
+        ended = follow(client, created.id)
+        if ended.state is None or not ended.state.is_completed():
+            raise NoisyStudentError(f"{ended.name}: {ended.state_name}; {_message(ended)}; its page: {page}")
+        return _table(client, ended.id)
+
+
+def _message(run: Any) -> str:
+    return (run.state.message if run.state else None) or "no reason given"
+
+
+def _table(client: Any, run_id: Any) -> Rows:
+    """The table artifact of a flow run."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+
+    artifacts = client.read_artifacts(
+        artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=["iterations"])),
+        flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])),
+    )
     if not artifacts:
-        raise NoisyStudentError(f"flow run {latest.name!r} left no table; its log is at {started.prefect_url}/runs")
+        raise NoisyStudentError(f"flow run {run_id} left no table; its log tells why: prefect flow-run logs {run_id}")
     return json.loads(str(artifacts[0].data))
 
 

@@ -44,7 +44,7 @@ def cifar10(shrink: float = 1.0) -> NoisyStudentConfig:
     students = tuple(
         IterationConfig(
             model=_cifar_resnet(depth, dropout=0.5, stochastic_depth=0.2),
-            train=_step_decay(15_000_000 / BATCH * shrink, batch_size=BATCH // 8),
+            train=_step_decay(15_000_000 // 8, shrink, batch_size=BATCH // 8),
             noise=noise,
             pseudo_labels=PseudoLabelConfig(unlabelled_ratio=7, labels="hard"),
         )
@@ -55,7 +55,7 @@ def cifar10(shrink: float = 1.0) -> NoisyStudentConfig:
         data=DataConfig(num_classes=NUM_CLASSES),
         teacher=LearnerConfig(
             model=_cifar_resnet(20, dropout=0.0, stochastic_depth=0.0),
-            train=_step_decay(5_000_000 / BATCH * shrink, batch_size=BATCH),
+            train=_step_decay(5_000_000, shrink, batch_size=BATCH),
             noise=noise,
         ),
         selection=SelectionConfig(threshold=0.8, balance="none"),
@@ -78,14 +78,14 @@ def cifar10_wrn(shrink: float = 1.0) -> NoisyStudentConfig:
     noised = net.model_copy(update={"dropout": 0.2, "stochastic_depth": 0.2})
     student = IterationConfig(
         model=noised,
-        train=_cosine(50_000 * shrink, batch_size=64),
+        train=_cosine(3_200_000, shrink, batch_size=64),
         noise=_cifar10_noise(),
         pseudo_labels=PseudoLabelConfig(unlabelled_ratio=7),
     )
     return NoisyStudentConfig(
         name="cifar10_wrn",
         data=DataConfig(num_classes=NUM_CLASSES),
-        teacher=LearnerConfig(model=net, train=_cosine(25_000 * shrink, batch_size=256), noise=_cifar10_noise()),
+        teacher=LearnerConfig(model=net, train=_cosine(6_400_000, shrink, batch_size=256), noise=_cifar10_noise()),
         selection=SelectionConfig(threshold=0.5, balance="none"),
         iterations=(student,) * 4,
         robustness=_robustness(shrink),
@@ -102,7 +102,7 @@ def cifar10_mismatched(shrink: float = 1.0, *, share: float = 0.5) -> NoisyStude
     Cost: 6.4M images seen by the teacher, 12.8M by the student, and by the baseline as many as 1.6M of its labelled.
     """
     recipe, folder = cifar10_wrn(shrink), "cifar10/mismatched"
-    student = recipe.iterations[0].model_copy(update={"train": _cosine(25_000 * shrink, batch_size=64)})
+    student = recipe.iterations[0].model_copy(update={"train": _cosine(1_600_000, shrink, batch_size=64)})
     return recipe.model_copy(
         update={
             "name": "cifar10_mismatched",
@@ -143,25 +143,31 @@ def _cifar_resnet(depth: int, *, dropout: float, stochastic_depth: float) -> Mod
     )
 
 
-def _cosine(steps: float, *, batch_size: int) -> TrainConfig:
+def _cosine(num_labelled: int, shrink: float, *, batch_size: int) -> TrainConfig:
     """SGD at 0.03 of any batch, averaged weights: the usual settings for few labels (FixMatch, section 4)."""
-    return _sgd(steps, batch_size, 0.03, weight_decay=5e-4, nesterov=True).model_copy(
+    return _sgd(num_labelled, shrink, batch_size, 0.03, weight_decay=5e-4, nesterov=True).model_copy(
         update={"schedule": "cosine", "ema_decay": 0.999}
     )
 
 
-def _step_decay(steps: float, *, batch_size: int) -> TrainConfig:
+def _step_decay(num_labelled: int, shrink: float, *, batch_size: int) -> TrainConfig:
     """SGD at 0.1 whatever share of a step's images is labelled, a tenth of it at half and at three quarters."""
-    return _sgd(steps, batch_size, 0.1, weight_decay=1e-4, nesterov=False).model_copy(
+    return _sgd(num_labelled, shrink, batch_size, 0.1, weight_decay=1e-4, nesterov=False).model_copy(
         update={"schedule": "steps", "decay_rate": 0.1}
     )
 
 
-def _sgd(steps: float, batch_size: int, learning_rate: float, *, weight_decay: float, nesterov: bool) -> TrainConfig:
-    """At this learning rate, whatever the size of a batch."""
+def _sgd(
+    num_labelled: int, shrink: float, batch_size: int, learning_rate: float, *, weight_decay: float, nesterov: bool
+) -> TrainConfig:
+    """At this learning rate, whatever the size of a batch; the labelled images seen are `num_labelled` times `shrink`.
+
+    A shrunk fit takes smaller batches, in the square root of `shrink`, so that steps enough are left to learn.
+    """
+    batch_size = max(4, round(batch_size * shrink**0.5))
     return TrainConfig(
         epochs=None,
-        steps=max(20, round(steps)),
+        steps=max(20, round(num_labelled * shrink / batch_size)),
         batch_size=batch_size,
         label_smoothing=0.0,
         optimizer=OptimizerConfig(
