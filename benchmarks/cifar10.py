@@ -68,6 +68,7 @@ MISMATCHED = {
 }
 STUDIES = {
     "ladder": Study("ResNet-20 teaches 26, 32, 38 (5,000 labels)", "cifar10", "labels-500", {FULL: {}}),
+    "step": Study("The ladder's first step (5,000 labels)", "cifar10", "labels-500", {FULL: {}}, num_iterations=1),
     "ablations": Study("What each kind of noise is worth", "cifar10", "labels-500", ABLATIONS, num_iterations=1),
     "wrn": Study("WRN-28-2, rounds from scratch (4,000 labels)", "cifar10_wrn", "labels-400", {FULL: {}}),
     "mismatched": Study(
