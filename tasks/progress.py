@@ -125,9 +125,12 @@ def pass_progress(run_id: str, name: str) -> PassProgress:
     return _passes.setdefault((run_id, name), PassProgress(name))
 
 
-def show_table(name: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-    """A table in the UI's artifacts."""
-    create_table_artifact([dict(row) for row in rows], key=artifact_key(name), description=description)
+def show_table(title: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
+    """A table in the UI's artifacts, its fractions to four places."""
+    shown = [
+        {column: round(cell, 4) if isinstance(cell, float) else cell for column, cell in row.items()} for row in rows
+    ]
+    create_table_artifact(shown, key=artifact_key(title), description=description)
 
 
 def show_link(name: str, url: str | None, text: str) -> None:
