@@ -154,7 +154,7 @@ def _status(servers: Servers, service: Service) -> Status:
 def _running(servers: Servers, service: Service) -> Record:
     """The service's process: the one that runs with these very settings and answers, else a new one."""
     record = read_record(servers.home, service.name)
-    if record and record.command == service.command:
+    if record and record.command == service.command and not service.has_lost_database(record):
         still_starting_s = record.since + START_S - time.time()
         if wait_healthy(record, service.is_well, max(still_starting_s, REUSE_S)):
             return record

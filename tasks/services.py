@@ -67,7 +67,15 @@ class Service:
 
     def is_well(self, record: Record) -> bool:
         """Whether it answers, and what it is told is kept: its database may have been removed under it."""
-        return (self.database is None or self.database.exists()) and self.is_healthy(record)
+        return self.is_healthy(record) and not self._is_without_database
+
+    def has_lost_database(self, record: Record) -> bool:
+        """Whether it answers without its database, which it made before it did."""
+        return self._is_without_database and self.is_healthy(record)
+
+    @property
+    def _is_without_database(self) -> bool:
+        return self.database is not None and not self.database.exists()
 
     def check_database(self) -> None:
         """Raise ServerError where the database is there, and is none."""
