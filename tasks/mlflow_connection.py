@@ -62,7 +62,7 @@ class MetricSender(threading.Thread):
         self._changed = threading.Condition()
         self._status: Status | None = None  # set when no more metrics will come
         self._give_up_at = math.inf
-        self._num_lost = 0
+        self._num_lost = self._num_files_lost = 0
         _SENDERS.add(self)
 
     def put(self, metrics: Sequence["Metric"]) -> None:
@@ -107,12 +107,15 @@ class MetricSender(threading.Thread):
             gave_up = error is not None and time.monotonic() > self._give_up_at
             if error is None or refused or gave_up:
                 self._drop(len(self._waiting) if gave_up else len(batch), lost=error is not None)
-                self._drop_files(len(self._files) if gave_up else int(not batch and file is not None))
+                num_files = len(self._files) if gave_up else int(not batch and file is not None)
+                self._drop_files(num_files, lost=error is not None)
                 done = gave_up or (status is not None and not batch and file is None)
             else:
                 time.sleep(RETRY_SECONDS)
         if self._num_lost:
             LOG.warning("MLflow: %d metric values of run %s are lost", self._num_lost, self._run_id)
+        if self._num_files_lost:
+            LOG.warning("MLflow: %d files of run %s are lost", self._num_files_lost, self._run_id)
 
     def _next(self) -> "tuple[list[Metric], tuple[str, bytes] | None, Status | None]":
         with self._changed:
@@ -144,10 +147,11 @@ class MetricSender(threading.Thread):
                 self._waiting.popleft()
             self._num_lost += num_metrics if lost else 0
 
-    def _drop_files(self, number: int) -> None:
+    def _drop_files(self, number: int, *, lost: bool) -> None:
         with self._changed:
             for _ in range(number):
                 self._files.popleft()
+            self._num_files_lost += number if lost else 0
 
 
 def await_senders() -> None:

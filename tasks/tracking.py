@@ -165,9 +165,10 @@ class Tracker:
 
     def run_url(self, run_id: str | None) -> str | None:
         """The run's address in MLflow's UI; None for a database address or an untracked run."""
-        with self.guard("look up a run's address"):
-            if run_id is not None and self.ui_url("") is not None:
-                return self.ui_url(f"experiments/{self.client().get_run(run_id).info.experiment_id}/runs/{run_id}")
+        for attempt in self.attempts("look up a run's address"):
+            with attempt:
+                if run_id is not None and self.ui_url("") is not None:
+                    return self.ui_url(f"experiments/{self.client().get_run(run_id).info.experiment_id}/runs/{run_id}")
         return None
 
     def ui_url(self, page: str) -> str | None:

@@ -233,10 +233,12 @@ def test_full_buffer_and_a_server_that_stays_away_are_counted(
         try:
             for step in range(30):
                 stage.log({"loss": 0.0}, step)
+            stage.log_image("noise-grid", b"png")
             stage.close()
         finally:
             server.signal(signal.SIGCONT)
     assert f"30 metric values of run {stage.run_id} are lost" in caplog.text
+    assert f"1 files of run {stage.run_id} are lost" in caplog.text
     assert not tracker.stage_run(opened(tracker), key="fit-lost", name="iteration 0 fit").finished
 
 
