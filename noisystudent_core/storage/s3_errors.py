@@ -22,7 +22,6 @@ from botocore.parsers import ResponseParserError
 
 from noisystudent_core.errors import AccessError, UnavailableError
 from noisystudent_core.storage.retries import ATTEMPTS
-from noisystudent_core.storage.secrets import without_secrets
 
 FIRST_CONTACT = 3  # attempts to reach an endpoint that never answered: its address may be wrong
 
@@ -131,8 +130,8 @@ def _is_unknown_host(error: BaseException) -> bool:
 
 
 def _words(error: BaseException) -> str:
-    """An error in one line, a server's answer by its code and message; an endpoint's address without a password."""
+    """An error in one line, a server's answer by its code and message."""
     if isinstance(error, ClientError):
         found = error.response.get("Error", {})
         return f"{found.get('Code', 'no code')}: {found.get('Message', 'no message')}"
-    return without_secrets(" ".join(str(error).split())) or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__
