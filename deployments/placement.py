@@ -14,6 +14,7 @@ from noisystudent_core.storage.secrets import refuse_secrets
 # Where things are, never how to get in: Prefect stores a deployment's variables in the clear.
 PASSED = (
     "MLFLOW_TRACKING_URI",
+    "NOISY_STUDENT_MLFLOW_UI_URL",
     "AWS_ENDPOINT_URL",
     "AWS_DEFAULT_REGION",
     "RAY_ADDRESS",

@@ -15,8 +15,7 @@ from noisystudent_core.errors import NoisyStudentError
 from noisystudent_core.evaluation import report, studies
 from noisystudent_core.recipes import RECIPES, configure
 from tasks import servers
-
-DEBUG = "NOISY_STUDENT_DEBUG"  # set: a traceback instead of a paragraph
+from tasks.plain_errors import DEBUG
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 recipes_app = typer.Typer(invoke_without_command=True, help="List the recipes, or show one.")

@@ -28,9 +28,10 @@ from prefect.exceptions import ParameterTypeError
 from prefect.logging.loggers import flow_run_logger
 from prefect.utilities.callables import get_parameter_defaults
 
-from noisystudent_core.errors import ConfigurationError, NoisyStudentError
+from noisystudent_core.errors import ConfigurationError, NoisyStudentError, RootError
 from noisystudent_core.storage.secrets import refuse_secrets
-from tasks.lost_runs import hold, let_go, report_lost_runs
+from tasks.lost_runs import hold, is_stage, last_stage, let_go, report_lost_runs
+from tasks.plain_errors import tell_plainly
 from tasks.progress import artifact_key
 
 HOW_TO_GO_ON = "how-to-go-on"
@@ -43,6 +44,7 @@ OPTIONS = {"seeds": "seed", "nets": "net", "suites": "suite"}  # a list: once fo
 
 def begun(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Hold this run's mark while it lasts, and tell of others that were killed here before."""
+    tell_plainly()
     hold(str(flow_run.id), f"`{go_on_command(flow, flow_run)}`")  # first: an earlier attempt of it may have been killed
     if number := report_lost_runs():
         flow_run_logger(flow_run, flow).warning("%d earlier runs had been killed here; they are Crashed now", number)
@@ -55,8 +57,8 @@ def ended(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
 
 def interrupted(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
     """Write what happened and how to go on into the flow run, as its artifact `how-to-go-on`, and into its log."""
-    let_go(str(flow_run.id))
     lines = _lines(flow, flow_run, state)
+    let_go(str(flow_run.id))
     flow_run_logger(flow_run, flow).error("%s", "\n".join(lines))
     artifact = ArtifactCreate(
         type="markdown",
@@ -158,11 +160,24 @@ def _remedy(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> str:
 
 def _is_wrong_input(state: State[Any]) -> bool:
     error = getattr(state.data, "result", state.data)  # Prefect may have wrapped it in a record
+    if isinstance(error, RootError):  # it may be reached the next time, or never
+        return True
     return isinstance(error, ParameterTypeError) or (isinstance(error, NoisyStudentError) and not error.retryable)
 
 
 def _last_good_stage(flow_run: FlowRun) -> str | None:
-    """The name of the task run that was completed last; plans and groups are pieces of a stage."""
+    """The name of the stage that was completed last.
+
+    The server records task runs some time after they ended: until it has the last one that the run's own process wrote
+    down, that one counts. It knows more where that process was elsewhere, or where runs are parts of this one.
+    """
+    noted = last_stage(str(flow_run.id))
+    recorded = [name for name in _completed(flow_run) if is_stage(name)]
+    return noted if noted and noted not in recorded else next(iter(recorded), None)
+
+
+def _completed(flow_run: FlowRun) -> list[str]:
+    """Names of the task runs that the server has as completed, the last one first."""
     completed = TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=[StateType.COMPLETED])))
     with get_client(sync_client=True) as client:
         found = client.read_task_runs(
@@ -170,5 +185,4 @@ def _last_good_stage(flow_run: FlowRun) -> str | None:
             task_run_filter=completed,
             sort=TaskRunSort.END_TIME_DESC,
         )
-    names = (run.name for run in found)
-    return next((name for name in names if not name.startswith("plan: ") and not name.endswith(": a group")), None)
+    return [run.name for run in found]

@@ -3,7 +3,6 @@
 import logging
 import math
 import os
-import re
 import threading
 import time
 from collections import deque
@@ -16,6 +15,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 from weakref import WeakSet
+
+from noisystudent_core.errors import ConfigurationError
+from noisystudent_core.storage.secrets import without_secrets
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,11 +32,14 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+SERVED = ("http://", "https://")
+UI_URL = "NOISY_STUDENT_MLFLOW_UI_URL"  # for links alone, as PREFECT_UI_URL is
 FLUSH_SECONDS = 2.0
 RETRY_SECONDS = 3.0
 CLOSE_SECONDS = 10.0  # `close` waits so long for the last batch
 GIVE_UP_SECONDS = 120.0  # and the sender goes on so long after it
 PATIENCE_SECONDS = 60.0  # of one outage, that calls between stages wait: longer than a server takes to start again
+ASIDE_SECONDS = 60.0  # calls between stages are left out, where one failed after that, before another looks again
 LAST_REQUEST_SECONDS = 30.0  # that its last request may take
 BATCH_SIZE = 500
 MAX_WAITING = 50_000  # metric values, some 10 MB
@@ -57,7 +62,7 @@ class MetricSender(threading.Thread):
         self._changed = threading.Condition()
         self._status: Status | None = None  # set when no more metrics will come
         self._give_up_at = math.inf
-        self._num_lost = 0
+        self._num_lost = self._num_files_lost = 0
         _SENDERS.add(self)
 
     def put(self, metrics: Sequence["Metric"]) -> None:
@@ -102,12 +107,15 @@ class MetricSender(threading.Thread):
             gave_up = error is not None and time.monotonic() > self._give_up_at
             if error is None or refused or gave_up:
                 self._drop(len(self._waiting) if gave_up else len(batch), lost=error is not None)
-                self._drop_files(len(self._files) if gave_up else int(not batch and file is not None))
+                num_files = len(self._files) if gave_up else int(not batch and file is not None)
+                self._drop_files(num_files, lost=error is not None)
                 done = gave_up or (status is not None and not batch and file is None)
             else:
                 time.sleep(RETRY_SECONDS)
         if self._num_lost:
             LOG.warning("MLflow: %d metric values of run %s are lost", self._num_lost, self._run_id)
+        if self._num_files_lost:
+            LOG.warning("MLflow: %d files of run %s are lost", self._num_files_lost, self._run_id)
 
     def _next(self) -> "tuple[list[Metric], tuple[str, bytes] | None, Status | None]":
         with self._changed:
@@ -129,6 +137,8 @@ class MetricSender(threading.Thread):
                 _send_file(client, self._run_id, *file)
             elif status is not None:
                 client.set_terminated(self._run_id, status)
+            if batch or file is not None or status is not None:
+                _answered(self._tracking_uri)
         return guard.error
 
     def _drop(self, num_metrics: int, *, lost: bool) -> None:
@@ -137,10 +147,11 @@ class MetricSender(threading.Thread):
                 self._waiting.popleft()
             self._num_lost += num_metrics if lost else 0
 
-    def _drop_files(self, number: int) -> None:
+    def _drop_files(self, number: int, *, lost: bool) -> None:
         with self._changed:
             for _ in range(number):
                 self._files.popleft()
+            self._num_files_lost += number if lost else 0
 
 
 def await_senders() -> None:
@@ -172,7 +183,7 @@ class Guard:
     ) -> bool:
         if not isinstance(error, Exception):
             if error is None and self.again:
-                _DOWN_SINCE.pop(self.tracking_uri, None)
+                _answered(self.tracking_uri)
             self.again = False
             return False
         self.error = error
@@ -192,8 +203,15 @@ class Guard:
 def attempts(action: str, tracking_uri: str) -> Iterator[Guard]:
     """Guards for a block that may be repeated: one, and more of them while the server is only just gone.
 
-    Of one outage `PATIENCE_SECONDS` are waited in all, whoever waits: where MLflow stays away, nothing waits any more.
+    Of one outage `PATIENCE_SECONDS` are waited in all, whoever waits. Where MLflow stays away, nothing waits any more,
+    not for the timeout of a request either: but for one call in `ASIDE_SECONDS` there is no guard at all.
     """
+    now, asked = time.monotonic(), _IN_VAIN.get(tracking_uri, -math.inf)
+    if now < asked + ASIDE_SECONDS and now > _DOWN_SINCE.get(tracking_uri, math.inf) + PATIENCE_SECONDS:
+        if (warning := (action, tracking_uri, "left out", False)) not in _WARNED:
+            _WARNED.add(warning)
+            LOG.warning("MLflow: cannot %s: it does not answer. The work goes on.", action)
+        return
     guard = Guard(action, tracking_uri, patient=True)
     yield guard
     while guard.again:
@@ -209,14 +227,20 @@ def _is_worth_waiting(error: Exception, tracking_uri: str) -> bool:
     refused = getattr(error, "error_code", None) in REFUSALS or isinstance(error, UNUSABLE)
     if refused or not isinstance(error, (OSError, MlflowException)) or not tracking_uri.startswith("http"):
         return False
-    now = time.monotonic()
+    now = _IN_VAIN[tracking_uri] = time.monotonic()
     return now < _DOWN_SINCE.setdefault(tracking_uri, now) + PATIENCE_SECONDS
+
+
+def _answered(tracking_uri: str) -> None:
+    _DOWN_SINCE.pop(tracking_uri, None)
+    _IN_VAIN.pop(tracking_uri, None)
 
 
 _CLIENT_LOCK = threading.Lock()
 _WARNED: set[tuple[str, str, str, bool]] = set()
 _SENDERS: "WeakSet[MetricSender]" = WeakSet()
 _DOWN_SINCE: dict[str, float] = {}  # by address, while it does not answer
+_IN_VAIN: dict[str, float] = {}  # by address, when a call between stages failed last
 
 
 def connect(tracking_uri: str) -> "MlflowClient":
@@ -235,9 +259,20 @@ def _client(tracking_uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri)
 
 
-def without_secrets(text: str) -> str:
-    """The text less the user names and passwords in its addresses."""
-    return re.sub(r"//[^/@\s]+@", "//", text)
+def ui_address(tracking_uri: str) -> str | None:
+    """Where browsers find MLflow: NOISY_STUDENT_MLFLOW_UI_URL, else the tracking address; None for a database."""
+    address = os.environ.get(UI_URL) or tracking_uri
+    return without_secrets(address).rstrip("/") if address.startswith(SERVED) else None
+
+
+def check_ui_address() -> None:
+    """Raise `ConfigurationError` where NOISY_STUDENT_MLFLOW_UI_URL is no address that a browser can open."""
+    address = os.environ.get(UI_URL)
+    if address and not address.startswith(SERVED):
+        raise ConfigurationError(
+            f"{UI_URL}={address.rpartition('@')[2]!r}: must begin with http:// or https://; unset it for that of "
+            "MLFLOW_TRACKING_URI"
+        )
 
 
 def sqlite_folder(tracking_uri: str) -> Path | None:

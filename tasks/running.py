@@ -19,6 +19,7 @@ from noisystudent_core.storage.manifest import Artifact, Inputs, Manifest, artif
 from noisystudent_core.storage.run_records import RunNotes
 from tasks.engines import Engine, engine_of
 from tasks.left_open import left_open
+from tasks.lost_runs import is_stage, note_stage
 from tasks.progress import Progress, show_image
 from tasks.system_metrics import PREFIX, SystemMetrics
 from tasks.tracking import StageRun, Tracker
@@ -60,6 +61,12 @@ def remember_failure(task: Task[Any, Any], task_run: TaskRun, state: State[Any])
     _failures.setdefault(str(task_run.flow_run_id), []).append((task_run.name, error))
 
 
+def remember_success(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> None:
+    """Note the stage that was finished last; plans and groups are pieces of one."""
+    if is_stage(task_run.name):
+        note_stage(str(task_run.flow_run_id), task_run.name)
+
+
 def first_failure(run_id: str, otherwise: Exception) -> Exception:
     """The first error of a run's tasks, its stage named; `otherwise` where none failed."""
     for name, error in _failures.pop(run_id, []):
@@ -77,6 +84,7 @@ RETRIES: dict[str, Any] = {
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": worth_retrying,
+    "on_completion": [remember_success],
     "on_failure": [remember_failure],
     "cache_policy": NO_CACHE,  # manifests are the truth
 }

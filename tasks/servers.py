@@ -147,27 +147,28 @@ def _status(servers: Servers, service: Service) -> Status:
     record, log = read_record(servers.home, service.name), log_path(servers.home, service.name)
     if record is None or not record.alive or record.command != service.command:
         return Status(name=service.name, state="stopped", pid=None, url=service.url, log=log)
-    state = "running" if service.is_healthy(record) else "not answering"
+    state = "running" if service.is_well(record) else "not answering"
     return Status(name=service.name, state=state, pid=record.pid, url=service.url, log=log)
 
 
 def _running(servers: Servers, service: Service) -> Record:
     """The service's process: the one that runs with these very settings and answers, else a new one."""
     record = read_record(servers.home, service.name)
-    if record and record.command == service.command:
+    if record and record.command == service.command and not service.has_lost_database(record):
         still_starting_s = record.since + START_S - time.time()
-        if wait_healthy(record, service.is_healthy, max(still_starting_s, REUSE_S)):
+        if wait_healthy(record, service.is_well, max(still_starting_s, REUSE_S)):
             return record
     stop(servers.home, service.name, spare_children_of=service.command if service.lasting_children else None)
     if service.port and not becomes_free(service.port):
         pid = listener(service.port)
         owner = f" by {describe(pid)}" if pid else ""
         raise ServerError(f"port {service.port} of {service.name} is taken{owner}: stop that, or {service.remedy}")
+    service.check_database()
     return start(servers.home, service.command, folder=work_folder(), environment=environment(servers))
 
 
 def _wait(servers: Servers, service: Service, record: Record) -> None:
-    if not wait_healthy(record, service.is_healthy, START_S):
+    if not wait_healthy(record, service.is_well, START_S):
         fault = f"did not answer within {START_S:.0f} s" if record.alive else "ended while it started"
         raise ServerError(f"{service.name} {fault}; {log_tail(servers.home, service.name)}")
 

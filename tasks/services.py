@@ -2,9 +2,11 @@
 
 import json
 import os
+import sqlite3
 import sys
 import urllib.request
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -51,7 +53,8 @@ class Servers:
 class Service:
     """One background process; the worker has no port. `remedy` says what to set when the port is taken.
 
-    A service with `lasting_children` is replaced without them: a flow run goes on when its worker dies.
+    A service with `lasting_children` is replaced without them: a flow run goes on when its worker dies. `database` is
+    its SQLite file, which it makes at its first start.
     """
 
     command: Command
@@ -60,6 +63,34 @@ class Service:
     remedy: str
     is_healthy: Callable[[Record], bool]
     lasting_children: bool = False
+    database: Path | None = None
+
+    def is_well(self, record: Record) -> bool:
+        """Whether it answers, and what it is told is kept: its database may have been removed under it."""
+        return self.is_healthy(record) and not self._is_without_database
+
+    def has_lost_database(self, record: Record) -> bool:
+        """Whether it answers without its database, which it made before it did."""
+        return self._is_without_database and self.is_healthy(record)
+
+    @property
+    def _is_without_database(self) -> bool:
+        return self.database is not None and not self.database.exists()
+
+    def check_database(self) -> None:
+        """Raise ServerError where the database is there, and is none."""
+        if self.database is None or not self.database.exists():
+            return
+        try:
+            with closing(sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            return  # it is busy
+        except sqlite3.DatabaseError as error:
+            raise ServerError(
+                f"{self.database}: cannot be read ({error}); move it and {self.database.name}-* away and try again: "
+                f"{self.name} forgets its runs, finished stages are kept"
+            ) from None
 
     @property
     def name(self) -> str:
@@ -125,6 +156,7 @@ def prefect_service(servers: Servers) -> Service:
         remedy="set NOISY_STUDENT_PREFECT_PORT to a free port and, so that bare prefect commands find it too,"
         " PREFECT_API_URL=http://127.0.0.1:PORT/api",
         is_healthy=lambda _: fetch(f"{servers.prefect_api_url}/health") is True,
+        database=servers.home / "prefect.db",
     )
 
 
@@ -141,6 +173,7 @@ def mlflow_service(servers: Servers) -> Service:
         port=port,
         remedy="set NOISY_STUDENT_MLFLOW_PORT to a free port",
         is_healthy=lambda _: fetch(f"{servers.mlflow_url}/health") == "OK",
+        database=servers.home / "mlflow.db",
     )
 
 

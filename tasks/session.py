@@ -14,10 +14,10 @@ from noisystudent_core.errors import ConfigurationError, WorkerDiedError
 from noisystudent_core.storage.digests import digest_of
 from noisystudent_core.storage.filesystem import Folder, check_writable
 from noisystudent_core.storage.run_records import RunNotes
-from noisystudent_core.storage.secrets import refuse_any_secrets
+from noisystudent_core.storage.secrets import refuse_any_secrets, without_secrets
 from noisystudent_core.storage.sources import source_digest
 from tasks.engines import Engine, opened
-from tasks.mlflow_connection import without_secrets
+from tasks.mlflow_connection import check_ui_address
 from tasks.mlflow_entities import leaves
 from tasks.planning import log_plan
 from tasks.progress import show_link
@@ -64,6 +64,7 @@ def tracked(
     `check` is given the engine before anything starts. Raises a failed stage's own error.
     """
     refuse_any_secrets([name, params])
+    check_ui_address()
     run_id, tracker, digest = str(flow_run.id), Tracker(default_tracking_uri(home_folder())), digest_of(identity)
     given = [str(value) for _, value in leaves(params)]
     with opened(engine, run_id) as workers, RunNotes(root, digest).lasting(run_id, name, given):

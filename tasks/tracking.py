@@ -21,7 +21,7 @@ from tasks.mlflow_connection import (
     await_senders,
     connect,
     sqlite_folder,
-    without_secrets,
+    ui_address,
 )
 from tasks.mlflow_entities import TrackedData, leaves, shortened, to_dataset_input, to_metrics, valid_key
 
@@ -160,23 +160,24 @@ class Tracker:
                     self.client().log_text(run_id, text, name)
 
     def figure_url(self, run_id: str, name: str) -> str | None:
-        """The address that a server has `figures/<name>.png` of a run at; None for a database address."""
-        return self._served(f"get-artifact?path=figures/{name}.png&run_uuid={run_id}")
+        """The address that a browser finds `figures/<name>.png` of a run at; None for a database address."""
+        return self._shown(f"get-artifact?path=figures/{name}.png&run_uuid={run_id}")
 
     def run_url(self, run_id: str | None) -> str | None:
         """The run's address in MLflow's UI; None for a database address or an untracked run."""
-        with self.guard("look up a run's address"):
-            if run_id is not None and self.ui_url("") is not None:
-                return self.ui_url(f"experiments/{self.client().get_run(run_id).info.experiment_id}/runs/{run_id}")
+        for attempt in self.attempts("look up a run's address"):
+            with attempt:
+                if run_id is not None and self.ui_url("") is not None:
+                    return self.ui_url(f"experiments/{self.client().get_run(run_id).info.experiment_id}/runs/{run_id}")
         return None
 
     def ui_url(self, page: str) -> str | None:
         """The address of a page of MLflow's UI; None where the tracking address is a database."""
-        return self._served(f"#/{page}")
+        return self._shown(f"#/{page}")
 
-    def _served(self, path: str) -> str | None:
-        served = self.tracking_uri.startswith(("http://", "https://"))
-        return f"{without_secrets(self.tracking_uri).rstrip('/')}/{path}" if served else None
+    def _shown(self, path: str) -> str | None:
+        address = ui_address(self.tracking_uri)
+        return address and f"{address}/{path}"
 
     def _attach(
         self,

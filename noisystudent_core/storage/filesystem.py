@@ -19,6 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from noisystudent_core.errors import ConfigurationError, RootError
 from noisystudent_core.storage.secrets import refuse_secrets
 
+ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 NUM_READERS = 32  # files of a bucket that are read at once
 
 
@@ -179,9 +180,14 @@ def _link_if_absent(path: Path, data: bytes) -> bool:
 
 
 def _s3() -> AbstractFileSystem:
-    """This process's client, which remembers no listing."""
+    """This process's client, which remembers no listing; `ConfigurationError` for an endpoint with a password."""
     from noisystudent_core.storage.s3 import S3  # 0.6 s, for those who have a bucket
 
+    for name in ENDPOINTS:
+        try:
+            refuse_secrets(os.environ.get(name, ""))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error}") from None
     return S3(use_listings_cache=False)
 
 

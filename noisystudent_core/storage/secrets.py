@@ -12,6 +12,8 @@ USER = "://[^/\\s]*@"
 SLASHED = "://[^/\\s]*:[^/\\s]*[^0-9/\\s][^/\\s]*/\\S*@"  # a secret may hold a slash; a port is digits alone
 WITHOUT_SECRETS = f"^(?![\\s\\S]*({USER}|{SLASHED}|{SIGNED}))"  # as JSON schemas take it
 
+REMEDY = "an address without credentials; give them by environment or profile (AWS_ACCESS_KEY_ID, ...)"
+
 _CREDENTIALS = re.compile(f"{USER}|{SLASHED}")
 _SIGNED = re.compile(SIGNED)
 
@@ -27,6 +29,11 @@ def refuse_secrets(url: str) -> None:
             "a URL holds a signature or token: give the plain address, as s3://bucket/folder, and credentials by "
             "environment or profile (AWS_ACCESS_KEY_ID, ...)"
         )
+
+
+def without_secrets(text: str) -> str:
+    """The text less the user names and passwords in its addresses."""
+    return re.sub(r"//[^/@\s]+@", "//", text)
 
 
 def refuse_any_secrets(value: Any) -> None:

@@ -14,6 +14,7 @@ from prefect.settings import Settings
 from prefect_redis.client import RedisMessagingSettings
 
 from deployments import placement
+from tasks.mlflow_connection import UI_URL
 from tasks.services import PREFECT_SETTINGS
 from tests.deployments.composed import FOLDER, example_variables, load
 
@@ -100,6 +101,15 @@ def test_nothing_is_open_to_other_machines_unless_asked(services: dict[str, Any]
     assert ports == {"prefect": ["127.0.0.1:4200:4200"], "mlflow": ["127.0.0.1:5000:5000"]}
     asked = load({**SECRETS, "BIND": "10.0.0.1"})["services"]
     assert asked["prefect"]["ports"] == ["10.0.0.1:4200:4200"]
+
+
+def test_links_lead_where_a_browser_gets(services: dict[str, Any]) -> None:
+    worker = services["worker"]["environment"]
+    assert worker["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"  # a name that only containers know
+    assert (worker["PREFECT_UI_URL"], worker[UI_URL]) == ("http://localhost:4200", "http://localhost:5000")
+    public = {"PREFECT_URL": "https://prefect.example.org", "MLFLOW_URL": "https://mlflow.example.org"}
+    worker = load(SECRETS | public)["services"]["worker"]["environment"]
+    assert [worker[name] for name in ("PREFECT_UI_URL", UI_URL)] == [*public.values()]
 
 
 def test_no_source_is_mounted(services: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 from deployments import placement
 from noisystudent_core.errors import ConfigurationError
 from tasks import services
+from tasks.mlflow_connection import UI_URL
 
 FOLDER = Path(placement.__file__).parent
 VARIABLES = ("NOISY_STUDENT_IMAGE", "NOISY_STUDENT_GPUS", "NOISY_STUDENT_GPU_NODES", "NOISY_STUDENT_ROOT")
@@ -160,6 +161,11 @@ def test_defaults(deployments: Deployments) -> None:
         assert template(kind)["variables"]["properties"]["image"]["default"] == variables["image"]
 
 
+def test_addresses_go_to_the_flow_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"MLFLOW_TRACKING_URI": "http://mlflow:5000", UI_URL: "https://mlflow.example.org"}
+    assert deployed(monkeypatch, **given)["iterate"]["work_pool"]["job_variables"]["env"] == given
+
+
 def test_docker_understands_the_request_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     (request,) = deployed(monkeypatch, NOISY_STUDENT_GPUS="4")["iterate"]["work_pool"]["job_variables"][
         "container_create_kwargs"
@@ -176,6 +182,7 @@ def test_docker_understands_the_request_for_gpus(monkeypatch: pytest.MonkeyPatch
         ("NOISY_STUDENT_GPU_NODES", "l4", "must be a node's label, key=value"),
         ("NOISY_STUDENT_ROOT", "s3://key:secret@bucket/root", "everyone could read it"),
         ("MLFLOW_TRACKING_URI", "https://name:secret@mlflow.example.org", "everyone could read it"),
+        (UI_URL, "https://name:secret@mlflow.example.org", "everyone could read it"),
     ],
 )
 def test_what_makes_no_sense_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -13,17 +15,30 @@ from uuid import UUID
 import pyarrow.parquet as pq
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from noisystudent_core.recipes import EXAMPLES
+from noisystudent_core.storage.secrets import REMEDY
 from noisystudent_core.storage.verify import artifact_urls, problems
 from tasks import servers
 from tasks.hooks import HOW_TO_GO_ON
+from tasks.processes import free_port
 from tasks.services import PREFECT_SETTINGS, SOURCE, WORK_POOL
+from tests.flows.world import task_runs
+from tests.storage.faulty_s3 import refusing_s3
 
 DEPLOYMENT = "noisy-student/iterate"
+SECRET = "hush19Zq"
+QUICKLY_S = 20.0  # of the run itself, on busy cores; what is tried three times takes 2 s
 SIZES = {"labelled": 60, "unlabelled": 200, "validation": 60, "test": 60}
 
 
@@ -74,11 +89,12 @@ def prefect(*arguments: str) -> str:
     return done.stdout
 
 
-def ask_for(**parameters: Any) -> UUID:
+def ask_for(environment: dict[str, str] | None = None, /, **parameters: Any) -> UUID:
     """A run of the deployment with these parameters, whether a worker is there or not."""
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
-        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+        variables = {"env": environment} if environment else None
+        return client.create_flow_run_from_deployment(deployment.id, parameters=parameters, job_variables=variables).id
 
 
 def state_of(run_id: UUID) -> Any:
@@ -133,6 +149,22 @@ def test_wrong_parameters_are_refused_by_the_server(folder: Path, parameters: di
     assert words in error.value.response.text
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"root": f"s3://KEY:{SECRET}@bucket"},
+        {"labelled": f"https://host/x?X-Amz-Signature={SECRET}"},
+        {"overrides": {"sources.test": f"https://host/x?Signature={SECRET}"}},
+    ],
+)
+def test_a_secret_is_refused_in_words_that_do_not_repeat_it(folder: Path, parameters: dict[str, Any]) -> None:
+    with pytest.raises(PrefectHTTPStatusError) as error:
+        ask_for(**parameters)
+    detail = error.value.response.json()["detail"]
+    assert f"Failure reason: {REMEDY!r} was expected" in detail
+    assert SECRET not in error.value.response.text
+
+
 def test_a_run_whose_process_is_killed_says_how_to_go_on_and_goes_on(folder: Path, worker: None) -> None:
     root = folder / "root"
     run_id = ask_for(
@@ -162,11 +194,75 @@ def test_a_run_whose_process_is_killed_says_how_to_go_on_and_goes_on(folder: Pat
     assert not [problem for url in artifact_urls(str(root)) for problem in problems(url)]
 
 
-def test_a_wrong_setting_ends_before_any_stage_and_says_so(folder: Path, worker: None) -> None:
+@dataclass(frozen=True)
+class Bad:
+    """A run that cannot begin: what is asked for, what stands for the bucket, and the words that it ends with."""
+
+    parameters: dict[str, Any]
+    words: tuple[str, ...]
+    bucket: str | None = None  # the code that it refuses with, or "nobody"
+
+
+BAD = {
+    "unknown override": Bad(
+        {"overrides": {"selection.treshold": 0.1}},
+        ("ConfigurationError: override 'selection.treshold'", "no setting named", "there is threshold"),
+    ),
+    "root that cannot be written": Bad(
+        {"root": "/proc/root-of-nobody"},
+        ("RootError: /proc/root-of-nobody", "cannot be written", "check the path and its rights"),
+    ),
+    "root where nobody listens": Bad(
+        {"root": "s3://bucket/root"},
+        ("s3://bucket/root", "3 attempts failed", "correct AWS_ENDPOINT_URL, or try again later"),
+        "nobody",
+    ),
+    "root for an unknown key": Bad(
+        {"root": "s3://bucket/root"},
+        ("s3://bucket/root", "credentials refused (InvalidAccessKeyId: ", "renew them, or choose others"),
+        "InvalidAccessKeyId",
+    ),
+    "images for an unknown key": Bad(
+        {"labelled": "s3://bucket/images/*.parquet"},
+        ("SourceError: s3://bucket/images/*.parquet", "credentials refused (InvalidAccessKeyId", "renew them"),
+        "InvalidAccessKeyId",
+    ),
+}
+
+
+def test_what_cannot_begin_ends_before_any_stage_and_says_so(folder: Path, worker: None) -> None:
     root = folder / "other"
-    run_id = ask_for(root=str(root), overrides={"selection.treshold": 0.1})
-    wait_for(lambda: bool(pages(run_id)))
-    (page,) = pages(run_id)
-    assert "no setting named 'treshold' there" in page
-    assert "start a new run with another" in page
-    assert not root.exists()
+    with ExitStack() as buckets:
+        run_ids = {}
+        for name, bad in BAD.items():
+            run_ids[name] = ask_for(_bucket(bad, buckets), **{"root": str(root), **bad.parameters})
+        for name, run_id in run_ids.items():  # at once: the start of their processes is what takes long
+            wait_for(lambda run_id=run_id: bool(pages(run_id)) and state_of(run_id).is_final())
+            with get_client(sync_client=True) as client:
+                run = client.read_flow_run(run_id)
+                logged = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])))
+            (page,) = pages(run_id)
+            assert run.state is not None and run.state.message is not None
+            assert run.state.is_failed()
+            assert all(words in run.state.message for words in BAD[name].words), run.state.message
+            assert "\n" not in run.state.message
+            assert run.state.message in page
+            assert "No stage was finished." in page
+            assert "Correct what the reason names" in page
+            assert "start a new run with another" in page
+            assert run.total_run_time.total_seconds() < QUICKLY_S
+            assert not task_runs(run)
+            lines = [record.message for record in logged]
+            assert any(run.state.message.partition(": ")[2] in line for line in lines)
+            assert not [line for line in lines if "Traceback" in line]
+            assert SECRET not in "".join([page, run.state.message, *lines])
+    assert not [path for path in root.rglob("*") if path.name != ".noisy-student"]
+
+
+def _bucket(bad: Bad, buckets: ExitStack) -> dict[str, str] | None:
+    """The variables by which a run finds the store of its bucket."""
+    if bad.bucket is None:
+        return None
+    nobody = f"http://127.0.0.1:{free_port()}"
+    url = nobody if bad.bucket == "nobody" else buckets.enter_context(refusing_s3(bad.bucket))
+    return {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "KEY", "AWS_SECRET_ACCESS_KEY": SECRET}

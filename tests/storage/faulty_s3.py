@@ -9,6 +9,7 @@ import struct
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
@@ -111,6 +112,43 @@ class FaultyS3:
             connection.close()
             with self._lock:
                 self._at_once -= 1
+
+
+@contextmanager
+def refusing_s3(code: str) -> Iterator[str]:
+    """The address of a store that refuses whoever asks, with status 403 and this code, as for wrong credentials."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusing)
+    server.daemon_threads = True
+    server.code = code  # pyright: ignore[reportAttributeAccessIssue]
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Refusing(BaseHTTPRequestHandler):
+    """Answers as a store does that knows the key not, or another secret."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        """Refuse; the key that was given is repeated, as stores do."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        code: str = self.server.code  # pyright: ignore[reportAttributeAccessIssue]
+        text = f"<Code>{code}</Code><Message>Not with these.</Message><AWSAccessKeyId>KEY</AWSAccessKeyId>"
+        data = b"" if self.command == "HEAD" else f"<Error>{text}</Error>".encode()
+        self.send_response(403)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody needs to know."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from noisystudent_core.errors import ConfigurationError
 from noisystudent_core.storage.filesystem import Folder
-from noisystudent_core.storage.secrets import WITHOUT_SECRETS, refuse_any_secrets, refuse_secrets
+from noisystudent_core.storage.secrets import WITHOUT_SECRETS, refuse_any_secrets, refuse_secrets, without_secrets
 from noisystudent_core.storage.sources import list_source
 
 WORDS = st.text("abcXYZ019+", min_size=1)
@@ -75,6 +75,11 @@ def test_a_user_and_a_secret_are_always_found(protocol: str, user: str, secret: 
 @given(st.text())
 def test_form_and_code_agree(text: str) -> None:
     assert refused(text) is not bool(re.search(WITHOUT_SECRETS, text))
+
+
+def test_secrets_are_removed_from_addresses() -> None:
+    assert without_secrets("at postgresql://me:pw@host/db") == "at postgresql://host/db"
+    assert without_secrets("file:///home/a@b") == "file:///home/a@b"
 
 
 def test_nested_settings_are_looked_through() -> None:

@@ -22,6 +22,7 @@ from flows.noisy_student import noisy_student
 from noisystudent_core.errors import ConfigurationError
 from tasks import automation, lost_runs, servers
 from tasks.hooks import HOW_TO_GO_ON, INTERRUPTION, begun, go_on_command, interrupted, numbered
+from tasks.running import RETRIES
 from tasks.services import SOURCE
 
 WITHIN_S = 10.0  # the least that a server takes
@@ -61,26 +62,35 @@ def pages(run_id: str | UUID) -> list[str]:
 
 
 KILLED = """
-import os, sys, time
-from prefect import flow, runtime
+import os, signal, sys, time
+from prefect import flow, runtime, task
 from tasks.hooks import INTERRUPTION
+from tasks.running import RETRIES
+
+@task(task_run_name="{name}", **RETRIES)
+def stage(name):
+    pass
 
 @flow(name="noisy-student", **INTERRUPTION)
 def work(recipe="digits", root="/some where"):
     print(runtime.flow_run.id, flush=True)
+    for name in sys.argv[1:]:
+        stage(name)
+        os.kill(os.getpid(), signal.SIGKILL)  # before the server is told of the stage
     time.sleep(600)
 
 work(root="/some where else")
 """
 
 
-def start_and_kill(after_s: float) -> str:
-    """Start a run in a process of its own, kill it, and return the run's id."""
-    process = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
+def start_and_kill(after_s: float, *stages: str) -> str:
+    """Start a run in a process of its own, kill it, the first stage finished, and return the run's id."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *stages], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     run_id = process.stdout.readline().strip()
-    time.sleep(after_s)
-    process.kill()
+    if not stages:
+        time.sleep(after_s)
+        process.kill()
     process.wait()
     return run_id
 
@@ -132,7 +142,7 @@ def test_a_deployment_s_run_goes_on_by_a_retry() -> None:
 # failures
 
 
-@task(task_run_name="fit teacher")
+@task(task_run_name="fit teacher", **RETRIES)
 def good() -> int:
     return 1
 
@@ -184,6 +194,26 @@ def test_the_next_command_ends_a_run_whose_process_was_killed(home: Path) -> Non
         "Its process was killed. Finished stages are kept. To go on: `noisy-student run --root '/some where else'`",
     )
     assert lost_runs.report_lost_runs() == 0
+
+
+@pytest.mark.parametrize("who", ["next command", "worker"])
+def test_a_stage_that_the_server_was_not_told_of_is_the_last_good_one(home: Path, who: str) -> None:
+    run_id = start_and_kill(0, "fit teacher")
+    if who == "worker":
+        interrupted(fails, read(run_id), Crashed(message="Process exited with status code: -9"))
+        (page,) = pages(run_id)
+        assert "Last good stage: fit teacher; what is finished is reused." in page
+    else:
+        assert lost_runs.report_lost_runs() == 1
+        state = read(run_id).state
+        assert state is not None and state.message is not None
+        assert "was killed. Last good stage: fit teacher. Finished stages are kept. To go on: " in state.message
+    assert not list((home / "flow-runs").iterdir())
+
+
+def test_groups_and_plans_are_no_stages() -> None:
+    names = ("fit teacher", "plan: fingerprint unlabelled", "fingerprint unlabelled: a group", "fingerprint unlabelled")
+    assert [name for name in names if lost_runs.is_stage(name)] == ["fit teacher", "fingerprint unlabelled"]
 
 
 def test_a_run_that_lasts_is_left_alone(home: Path) -> None:

@@ -15,7 +15,7 @@ from prefect.tasks import Task
 import tasks
 from noisystudent_core import errors
 from tasks.progress import Progress
-from tasks.running import _listener, first_failure, remember_failure, worth_retrying
+from tasks.running import _listener, first_failure, remember_failure, remember_success, worth_retrying
 from tasks.tracking import Tracker
 
 NOBODY: Any = None
@@ -41,6 +41,7 @@ def test_every_task_is_retried_with_growing_pauses(name: str) -> None:
     assert task.retry_jitter_factor == 0.5
     assert task.retry_condition_fn is worth_retrying
     assert task.on_failure_hooks == [remember_failure]
+    assert task.on_completion_hooks == [remember_success]
     assert not task.tags  # tag limits crawl
     assert task.cache_policy is NO_CACHE  # manifests are the truth
 

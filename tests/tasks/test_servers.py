@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,6 +142,33 @@ def test_taken_port_names_its_owner_and_the_remedy(tmp_path: Path, monkeypatch: 
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["prefect", "mlflow"])
+def test_damaged_database_is_named_with_the_remedy(home: Path, name: str) -> None:
+    (home / f"{name}.db").write_bytes(b"half of a page")
+    service = {"prefect": services.prefect_service, "mlflow": services.mlflow_service}[name](services.servers_at(home))
+    with pytest.raises(ServerError) as error:
+        servers._running(services.servers_at(home), service)
+    assert str(error.value) == (
+        f"{home}/{name}.db: cannot be read (file is not a database); move it and {name}.db-* away and try again: "
+        f"{name} forgets its runs, finished stages are kept"
+    )
+    assert not processes.marked(home, name)
+
+
+def test_who_comes_second_takes_what_the_first_has_started(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = Command(name="nap", arguments=SLEEP, settings={})
+    service = services.Service(command=command, url=None, port=None, remedy="", is_healthy=lambda record: True)
+    for name in ("prefect_service", "mlflow_service", "worker_service"):
+        monkeypatch.setattr(servers, name, lambda _: service)
+    together = [threading.Thread(target=servers.up, args=[home]) for _ in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    wait_until(lambda: len(processes.marked(home, "nap")) == 1)
+    assert processes.stop(home, "nap")
+
+
 @pytest.mark.parametrize("text", ["abc", "0", "65536", "-1", "4200.0"])
 def test_port_out_of_range(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NOISY_STUDENT_MLFLOW_PORT", text)
@@ -202,6 +230,11 @@ def test_real_servers_from_start_to_stop(home: Path) -> None:
         after = {each.name: each for each in servers.status(home)}
         assert after["prefect"].pid != pid
         assert after["mlflow"] == before["mlflow"]
+
+        (home / "mlflow.db").unlink()  # as by hand, of a demo that looked dead
+        assert {each.name: each.state for each in servers.status(home)}["mlflow"] == "not answering"
+        servers.up(home)
+        assert (home / "mlflow.db").exists()
     finally:
         stopped = servers.down(home)
     assert stopped == ["worker", "mlflow", "prefect"]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from noisystudent_core.errors import ConfigurationError
 from tasks import mlflow_connection, tracking
-from tasks.tracking import TrackedData, Tracker, default_tracking_uri, without_secrets
+from tasks.tracking import TrackedData, Tracker, default_tracking_uri
 from tests.tasks.tracked import free_port, history, opened, quick_and_quiet
 
 __all__ = ["quick_and_quiet"]
@@ -229,9 +230,22 @@ def test_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert default_tracking_uri(tmp_path) == "http://mlflow:5000"
 
 
-def test_secrets_are_removed_from_addresses() -> None:
-    assert without_secrets("at postgresql://me:pw@host/db") == "at postgresql://host/db"
-    assert without_secrets("file:///home/a@b") == "file:///home/a@b"
+def test_links_have_the_address_that_browsers_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = Tracker("http://mlflow:5000")
+    assert inside.ui_url("models/a") == "http://mlflow:5000/#/models/a"
+    assert Tracker("https://me:hush@mlflow:5000/").ui_url("models/a") == "https://mlflow:5000/#/models/a"
+    monkeypatch.setenv("NOISY_STUDENT_MLFLOW_UI_URL", "https://me:hush@mlflow.example.org/")
+    assert inside.ui_url("models/a") == "https://mlflow.example.org/#/models/a"
+    picture = "https://mlflow.example.org/get-artifact?path=figures/grid.png&run_uuid=12"
+    assert inside.figure_url("12", "grid") == picture
+    tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")  # the server behind that address reads this database
+    run_id = opened(tracker)
+    experiment = tracker.client().get_run(run_id).info.experiment_id
+    assert tracker.run_url(run_id) == f"https://mlflow.example.org/#/experiments/{experiment}/runs/{run_id}"
+    monkeypatch.setenv("NOISY_STUDENT_MLFLOW_UI_URL", "me:hush@mlflow.example.org")
+    with pytest.raises(ConfigurationError, match="must begin with http:// or https://; unset it") as error:
+        mlflow_connection.check_ui_address()
+    assert "hush" not in str(error.value)
 
 
 def test_importing_tracking_imports_neither_mlflow_nor_torch() -> None:

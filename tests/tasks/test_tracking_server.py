@@ -9,15 +9,21 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from noisystudent_core import stages
 from tasks import mlflow_connection
-from tasks.tracking import Tracker
+from tasks.progress import Progress
+from tasks.running import _listener
+from tasks.tracking import StageRun, Tracker
+from tests.stages.conftest import data, small
+from tests.stages.small import FIT, Small
 from tests.tasks.slow_proxy import proxy_of
 from tests.tasks.tracked import free_port, history, opened, quick_and_quiet
 
-__all__ = ["quick_and_quiet"]
+__all__ = ["data", "quick_and_quiet", "small"]
 
 
 def _wait_until_healthy(address: str, server: subprocess.Popen[bytes], seconds: float = 180) -> None:
@@ -112,6 +118,35 @@ def test_fit_goes_on_while_mlflow_is_slow_or_down_and_nothing_is_lost(
         assert tracker.client().get_run(stage.run_id or "").info.status == "FINISHED"
 
 
+def fitted(small: Small, data: dict[str, str], stage: StageRun, **changes: Any) -> float:
+    """Fit a teacher whose events go where a run's go; returns the seconds that it took."""
+    inputs = {"labelled": data["labelled"], "validation": data["validation"]}
+    train = FIT.train.model_copy(update={"steps": 20})
+    started = time.monotonic()
+    listen = _listener("fit teacher", Progress("fit teacher"), stage)
+    stages.fit(FIT.model_copy(update={"train": train, **changes}), inputs, small.root, listen)
+    return time.monotonic() - started
+
+
+def test_fit_takes_no_longer_beside_an_mlflow_that_answers_after_seconds(
+    server: Server, small: Small, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        parent = opened(tracker)
+        fitted(small, data, StageRun(tracker, None), seed=1)  # what is slow in a first fit alone
+        untracked_s = fitted(small, data, StageRun(tracker, None), seed=2)
+        stage = tracker.stage_run(parent, key="fit-slow-fit", name="fit teacher")
+        proxy.delay_s = delay_s = 3.0  # the fit takes 1
+        tracked_s = fitted(small, data, stage, seed=3)
+        proxy.delay_s = 0.0
+        stage.close()
+        steps = {step for step, _ in history(tracker, stage.run_id, "train/loss_labelled")}
+    assert tracked_s < untracked_s + delay_s  # it waited for no answer
+    assert len(steps) == 20
+
+
 def test_stage_that_begins_while_mlflow_starts_again_is_tracked(
     server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +182,29 @@ def test_mlflow_that_stays_away_is_waited_for_once(server: Server, monkeypatch: 
         assert took[0] >= 1.0 > took[1]
 
 
+def test_nothing_waits_for_the_answers_of_an_mlflow_that_stays_away(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_connection, "ASIDE_SECONDS", 60.0)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with proxy_of(server.uri) as proxy:
+        tracker = Tracker(proxy.uri)
+        parent = opened(tracker)
+        lasting = tracker.stage_run(parent, key="fit-lasting", name="fit teacher")
+        proxy.delay_s = 5.0  # no request is answered in time
+        took = []
+        for number in range(3):
+            started = time.monotonic()
+            assert tracker.stage_run(parent, key=f"fit-aside-{number}", name=f"fit {number}").run_id is None
+            took.append(time.monotonic() - started)
+        proxy.delay_s = 0.0
+        lasting.log({"train/loss_labelled": 0.5}, 0)
+        lasting.close()  # it arrives: whoever comes next need not be left out
+        assert tracker.stage_run(parent, key="fit-back", name="fit student").run_id is not None
+    assert took[0] >= 1.0 > 10 * max(took[1:])
+    assert "cannot open the run of stage 'fit 2', so this stage is not tracked: it does not answer" in caplog.text
+
+
 def test_end_of_a_run_waits_for_what_its_stages_still_send(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 0.1)
     with proxy_of(server.uri) as proxy:
@@ -175,10 +233,12 @@ def test_full_buffer_and_a_server_that_stays_away_are_counted(
         try:
             for step in range(30):
                 stage.log({"loss": 0.0}, step)
+            stage.log_image("noise-grid", b"png")
             stage.close()
         finally:
             server.signal(signal.SIGCONT)
     assert f"30 metric values of run {stage.run_id} are lost" in caplog.text
+    assert f"1 files of run {stage.run_id} are lost" in caplog.text
     assert not tracker.stage_run(opened(tracker), key="fit-lost", name="iteration 0 fit").finished
 
 

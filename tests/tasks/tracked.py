@@ -19,7 +19,9 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(mlflow_connection, "RETRY_SECONDS", 0.2)
     monkeypatch.setattr(mlflow_connection, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(mlflow_connection, "_WARNED", set())
+    monkeypatch.setattr(mlflow_connection, "ASIDE_SECONDS", 0.0)
     monkeypatch.setattr(mlflow_connection, "_DOWN_SINCE", {})
+    monkeypatch.setattr(mlflow_connection, "_IN_VAIN", {})
     monkeypatch.chdir(tmp_path)
 
 
