@@ -19,6 +19,8 @@ def plan(
     images: Annotated[int | None, typer.Option(min=1, help="So many unlabelled images, wherever they are.")] = None,
     validation: Annotated[str | None, typer.Option(help="Images that choices are made on.")] = None,
     test: Annotated[str | None, typer.Option(help="Images that the table reports.")] = None,
+    student: Annotated[str | None, typer.Option(help="timm name of every student's net.")] = None,
+    num_iterations: Annotated[int | None, typer.Option(help="How many students.")] = None,
     shrink: Annotated[float, typer.Option(help="Factor on the recipe's images and steps.")] = 1.0,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")] = None,
     devices: Annotated[int, typer.Option(min=1, help="How many devices the run has.")] = 1,
@@ -30,7 +32,14 @@ def plan(
 ) -> None:
     """Show what a run takes, stage by stage: images, storage, memory, device-hours and time, with the arithmetic."""
     sources = {"labelled": labelled, "unlabelled": unlabelled, "validation": validation, "test": test}
-    config = configure(recipe, sources=sources, shrink=shrink, overrides=parse_assignments(assignments or []))
+    config = configure(
+        recipe,
+        sources=sources,
+        shrink=shrink,
+        student=student,
+        num_iterations=num_iterations,
+        overrides=parse_assignments(assignments or []),
+    )
     with opened("local", "plan") as engine:
         found = planned(
             engine,

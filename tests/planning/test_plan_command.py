@@ -56,6 +56,16 @@ def test_the_plan_is_shown_and_written(tmp_path: Path) -> None:
     assert written["totals"]["num_devices"] == 8
 
 
+def test_the_students_are_those_of_the_run() -> None:
+    words = ["plan", "--recipe", "cifar10", "--num-iterations", "1", "--measuring-s", "0", "--device", "H200"]
+    own, larger = (
+        CliRunner().invoke(cli.app, [*words, *student], catch_exceptions=False).stdout
+        for student in ([], ["--student", "cifar_resnet110"])
+    )
+    assert "fit student 1" in own and "fit student 2" not in own
+    assert own != larger
+
+
 def test_wrong_words_are_errors() -> None:
     run = CliRunner().invoke
     assert run(cli.app, ["plan", "--images", "0"]).exit_code == 2
