@@ -17,9 +17,8 @@ from prefect.states import Crashed
 
 from tasks.services import home_folder
 
-_held: dict[
-    str, IO[str]
-] = {}  # by flow run; the file's first line is the mark, the others the stages that are finished
+# by flow run: a file whose first line is the run's mark, the others the stages that it has finished
+_held: dict[str, IO[str]] = {}
 _writing = Lock()
 
 
