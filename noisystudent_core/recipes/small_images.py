@@ -52,7 +52,7 @@ def cifar10(shrink: float = 1.0) -> NoisyStudentConfig:
     files with `image` and `label`:
 
     `noisy-student prepare 'cifar10/train-*.parquet' cifar10/split --labelled --labelled-per-class 500
-    --validation-share 0.1 --shuffle` and
+    --validation-share 0.1 --shuffle --num-classes 10` and
     `noisy-student run --recipe cifar10 --labelled cifar10/split/labelled --unlabelled cifar10/split/unlabelled
     --validation cifar10/split/validation --test 'cifar10/test-*.parquet' --root runs/cifar10`
     """

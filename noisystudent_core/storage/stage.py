@@ -1,6 +1,7 @@
 """What every stage does around its own work: find the finished artifact, else make it and publish its manifest last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol, TypeVar
@@ -76,11 +77,8 @@ def stage(work: Callable[[Config, Inputs, Place, Events], Written]) -> Stage[Con
 
         manifest = finished(url)
         if manifest is None:
-            place = Place.under(root, config.kind, key)
-            if out:
-                _check_key(_claim(Folder.at(out), key), key, out)
-                place = Place(Folder.at(out), Folder.at(out) / SCRATCH, shared="")
-            manifest = _finish_alone(finish, place, events) if config.resumes else finish(place)
+            with _claimed(Folder.at(out), key) if out else nullcontext(Place.under(root, config.kind, key)) as place:
+                manifest = _finish_alone(finish, place, events) if config.resumes else finish(place)
         _check_key(manifest.key, key, url)
         return manifest
 
@@ -95,9 +93,21 @@ def _finish_alone(finish: Callable[[Place], Manifest], place: Place, events: Eve
         return manifest
 
 
-def _claim(folder: Folder, key: str) -> str:
-    """The key of whoever began to fill this folder: parts that a killed stage left are no other stage's."""
-    return key if folder.publish(CLAIM, key.encode()) else folder.read(CLAIM).decode()
+@contextmanager
+def _claimed(folder: Folder, key: str) -> Iterator[Place]:
+    """A folder for this key alone: parts that a killed stage left are no other stage's.
+
+    What fails before it has written anything leaves the folder free, for corrected settings.
+    """
+    is_new = folder.publish(CLAIM, key.encode())
+    if not is_new:
+        _check_key(folder.read(CLAIM).decode(), key, folder.url)
+    try:
+        yield Place(folder, folder / SCRATCH, shared="")
+    except Exception:
+        if is_new and len(folder.fs.find(folder.path)) == 1:
+            folder.remove(CLAIM)
+        raise
 
 
 def _check_key(found: str, key: str, url: str) -> None:

@@ -147,6 +147,13 @@ def test_out_that_other_settings_began_is_refused(any_root: str, images: Publish
     assert made(Work())(SelectConfig(), inputs, any_root, out=out).facts == {"threshold": 0.3}
 
 
+def test_out_of_wrong_settings_is_free_for_the_right_ones(any_root: str, images: Publish) -> None:
+    inputs, out = {"images": images(f"{any_root}/in")}, f"{any_root}/out"
+    with pytest.raises(Killed):
+        made(Work(dies_after=0))(SelectConfig(), inputs, any_root, out=out)
+    assert made(Work())(SelectConfig(threshold=0.5), inputs, any_root, out=out).facts == {"threshold": 0.5}
+
+
 def test_part_that_was_lost_is_found_on_reuse(root: str, images: Publish) -> None:
     inputs, out = {"images": images(f"{root}/in")}, f"{root}/out"
     made(Work())(SelectConfig(), inputs, root, out=out)
