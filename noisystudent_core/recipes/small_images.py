@@ -27,7 +27,9 @@ NUM_ANIMALS = 6  # bird, cat, deer, dog, frog, horse
 SHORT = 0.05  # a smaller share of a CIFAR-10 fit sees too few images to learn anything under the full noise
 LIGHT: dict[str, Any] = {
     "teacher.noise.num_ops": 0,
+    "teacher.train.num_validations": 2,  # ten of them took as long as the training
     "teacher.train.optimizer.learning_rate": 0.03,
+    "iterations.*.train.num_validations": 2,
     "iterations.*.train.optimizer.learning_rate": 0.03,
     "iterations.*.noise.num_ops": 1,
     "iterations.*.noise.magnitude": 3,
