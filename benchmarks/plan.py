@@ -3,7 +3,8 @@
 `python -m benchmarks.plan --root FOLDER` plans the digits, measuring what is not known yet, runs them, and prints the
 table. Promised: within 25% for each stage over 20 s. Actual are seconds of the worker at a stage's calls, without
 what waits for a slot and without Prefect and MLflow; beside them the worker's own CPU seconds, by which a machine that
-others load can be judged. Another recipe: `--recipe cifar10 --shrink 0.002 --set sources.labelled=...`.
+others load can be judged. Another recipe: `--recipe cifar10 --shrink 0.002 --num-iterations 1
+--set sources.labelled=...`.
 """
 
 import argparse
@@ -67,17 +68,16 @@ class Row:
         return f"| {self.stage} | {times} | {self.ratio:.2f} | {self.known_by} | {said} |"
 
 
-def main(recipe: str, root: str, shrink: float, assignments: Sequence[str]) -> None:
+def main(recipe: str, root: str, shrink: float, num_iterations: int | None, assignments: Sequence[str]) -> None:
     """Print the table; exit status 1 if the promise is missed."""
-    overrides = parse_assignments(list(assignments))
+    given = {"shrink": shrink, "num_iterations": num_iterations, "overrides": parse_assignments(list(assignments))}
     with opened("local", "plan") as engine:
         before = time.perf_counter()
-        plan = planned(engine, configure(recipe, shrink=shrink, overrides=overrides))
+        plan = planned(engine, configure(recipe, **given))
         planning_s = time.perf_counter() - before
     with timed() as spent:
         before = time.perf_counter()
-        parameters = {"recipe": recipe, "root": root, "shrink": shrink, "overrides": overrides or None}
-        console.run_flow("noisy_student", parameters | {"register_model": False})
+        console.run_flow("noisy_student", {"recipe": recipe, "root": root, "register_model": False} | given)
         run_s = time.perf_counter() - before
     print(f"\n{circumstances('torch', 'timm')}; planned in {planning_s:.0f} s\n")
     print("| stage | predicted, s | actual, s | of the worker's cores, s | predicted : actual | known by | promise |")
@@ -147,5 +147,6 @@ if __name__ == "__main__":
     parser.add_argument("--recipe", default="digits")
     parser.add_argument("--root", required=True)
     parser.add_argument("--shrink", type=float, default=1.0)
+    parser.add_argument("--num-iterations", type=int)
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     main(**vars(parser.parse_args()))
