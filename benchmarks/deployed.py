@@ -91,11 +91,10 @@ class Site:
         """Wait for the run's end; returns its state."""
         return self.wait_until(run_id, lambda state: state in FINAL)
 
-    def at_work(self, run_id: str) -> str:
-        """What the run does, for a reader."""
+    def at_work(self, run_id: str) -> list[str]:
+        """The stages that the run is at."""
         asked = {"flow_runs": {"id": {"any_": [run_id]}}, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
-        names = sorted(task["name"] for task in self.ask("task_runs/filter", asked) or ())
-        return names[0] + (f" and {len(names) - 1} more" if names[1:] else "") if names else "between stages"
+        return sorted(task["name"] for task in self.ask("task_runs/filter", asked) or ())
 
     def outcome(self, run_id: str, root: Path) -> Outcome:
         """What the run left, its last values waited for."""
@@ -161,9 +160,9 @@ def site(folder: Path, parameters: Mapping[str, Any]) -> Iterator[Site]:
         yield Site(machine, query, parameters)
 
 
-def settle(is_so: Callable[[], bool]) -> bool:
+def settle(is_so: Callable[[], bool], limit_s: float = SETTLE_S) -> bool:
     """Wait for a condition for a while; whether it came true."""
-    deadline = time.monotonic() + SETTLE_S
+    deadline = time.monotonic() + limit_s
     while not (so := is_so()) and time.monotonic() < deadline:
         time.sleep(POLL_S)
     return so

@@ -1,16 +1,15 @@
 """SIGKILL of each process that a deployment's run needs, each alone: after the remedy the same table and bytes.
 
-    python -m benchmarks.operation --kinds worker flow child server mlflow --trials 3 --shrink 0.02 --seed 0
+    python -m benchmarks.operation --kinds worker flow child server mlflow --during 'fit teacher' 'fit student 1'
 
 The services of compose.yaml run here by hand, on a PostgreSQL and a Redis of their own; artifacts go to disk. Each
 trial is a run of the deployment noisy-student/iterate on a root of its own. Killed are the Prefect worker, the process
-of the flow run, the stage's worker in it, the Prefect server or the MLflow server; what a supervisor starts again is
-started again at once. A run that ends otherwise than Completed is retried, once. Each prints a row of a table. Needs
-the extra `server`, and the programs of PostgreSQL and Redis.
+of the flow run, the stage's worker in it, the Prefect server or the MLflow server, `--after-s` seconds after a stage
+has begun; what a supervisor starts again is started again at once. A run that ends otherwise than Completed is retried,
+once. Each prints a row of a table. Needs the extra `server`, and the programs of PostgreSQL and Redis.
 """
 
 import argparse
-import random
 import signal
 import sys
 import time
@@ -34,26 +33,25 @@ COLUMNS = ["SIGKILL of", "after", "while", "then", "remedy", "lost", "table, art
 QUICK = {"num_iterations": 1, "overrides": {"robustness": {}, "baselines": False}}
 
 
-def main(kinds: Sequence[str], trials: int, shrink: float, seed: int, quick: bool, keep: bool) -> None:
+def main(kinds: Sequence[str], during: Sequence[str], after_s: float, shrink: float, quick: bool, keep: bool) -> None:
     """Print a row per trial; exit status 1 if one of them differs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what is in the background ignore it
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    draw, failed = random.Random(seed), 0
-    moments = {kind: [(trial + draw.random()) / trials for trial in range(trials)] for kind in KINDS}
+    failed = 0
     parameters = {"shrink": shrink, **(QUICK if quick else {})}
     with scratch(keep) as folder, site(folder, parameters) as there:
         there.forget_models()
         started = time.monotonic()
         expected, duration_s = undisturbed(there, folder / "undisturbed")
         numbers = f"{len(expected.digests)} artifacts, {len(expected.values)} values in MLflow"
-        print(f"undisturbed: {duration_s:.0f} s, {numbers}; seed {seed}\n", flush=True)
+        print(f"undisturbed: {duration_s:.0f} s, {numbers}\n", flush=True)
         print(row(COLUMNS), row(["---"] * len(COLUMNS)), sep="\n", flush=True)
-        for trial, kind in product(range(trials), kinds):
-            root, moment_s = folder / f"{kind}-{trial}", moments[kind][trial] * duration_s
+        for number, (stage, kind) in enumerate(product(during, kinds)):
+            root = folder / f"{kind}-{number}"
             try:
-                good, cells = of_kind(kind, moment_s, there, root, expected, duration_s)
+                good, cells = of_kind(kind, stage, after_s, there, root, expected, duration_s)
             except (TimeoutError, AssertionError, NoisyStudentError) as error:  # the other trials are worth having
-                good, cells = False, [KINDS[kind], f"{moment_s:.0f} s", str(error)]
+                good, cells = False, [KINDS[kind], "-", stage, str(error)]
             failed += not good
             print(row(cells), flush=True)
         print(f"\n{failed} differ; {time.monotonic() - started:.0f} s in all", flush=True)
@@ -73,14 +71,16 @@ def undisturbed(there: Site, root: Path) -> tuple[Outcome, float]:
 
 
 def of_kind(
-    kind: str, moment_s: float, there: Site, root: Path, expected: Outcome, duration_s: float
+    kind: str, stage: str, after_s: float, there: Site, root: Path, expected: Outcome, duration_s: float
 ) -> tuple[bool, list[str]]:
     """One trial; whether it ended as the undisturbed run, and the cells of its row."""
     there.forget_models()
     run_id = there.start(root)
     started = time.monotonic()
-    time.sleep(moment_s)
-    at_work = there.at_work(run_id)
+    begun = settle(lambda: stage in there.at_work(run_id), 3 * duration_s)
+    assert begun, f"{run_id}: {stage} never began"
+    time.sleep(after_s)
+    moment_s, at_work = time.monotonic() - started, there.at_work(run_id)
     there.kill(kind, run_id)
     state, remedy = there.end(run_id), "nothing"
     first = state
@@ -98,7 +98,8 @@ def of_kind(
     words = ["same" if same else f"DIFFERS ({state}{difference(found, expected)})", *in_mlflow(found, expected)]
     if not gone:
         words[0] += ", processes LEFT"
-    cells = [KINDS[kind], f"{moment_s:.0f} s", at_work, first.capitalize(), remedy, f"{lost_s:.0f} s", *words]
+    doing = at_work[0] + f" and {len(at_work) - 1} more" * bool(at_work[1:]) if at_work else "between stages"
+    cells = [KINDS[kind], f"{moment_s:.0f} s", doing, first.capitalize(), remedy, f"{lost_s:.0f} s", *words]
     return same and gone and whole, cells
 
 
@@ -127,9 +128,9 @@ def in_mlflow(found: Outcome, expected: Outcome) -> tuple[str, str]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--trials", type=int, default=3, help="of each kind, one in each part of the run's time")
+    parser.add_argument("--during", nargs="+", default=["fit teacher", "label by selector: a group", "fit student 1"])
+    parser.add_argument("--after-s", type=float, default=1.0, help="that a stage is given before the kill")
     parser.add_argument("--shrink", type=float, default=0.02)
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--quick", action="store_true", help="one student, no robustness, no baseline")
     parser.add_argument("--keep", action="store_true", help="leave roots and logs where they are")
     main(**vars(parser.parse_args()))
