@@ -88,7 +88,7 @@ CASES: dict[str, tuple[Callable[[World], Any], type[Exception], list[str]]] = {
     "source is missing": (
         lambda w: w.prepared(w.path("nothing.parquet")),
         errors.SourceError,
-        ["nothing.parquet", "does not exist", "give a Parquet file, a folder of them, or a glob"],
+        ["nothing.parquet", "does not exist", "give a folder, a file or a glob"],
     ),
     "source is an empty folder": (
         lambda w: w.prepared(str(w.folder)),
@@ -118,7 +118,7 @@ CASES: dict[str, tuple[Callable[[World], Any], type[Exception], list[str]]] = {
     "label is null": (
         lambda w: w.prepared(w.source(labels=[0, 1, None, 2, 0, 1])),
         errors.LabelError,
-        ["row 2 has label None", "must be 0 to 2"],
+        ["row 2 has no label", "must be 0 to 2"],
     ),
     "label is no integer": (
         lambda w: w.prepared(w.source(labels=[0.5] * 6)),

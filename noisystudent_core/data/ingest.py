@@ -16,7 +16,7 @@ from noisystudent_core.data.schemas import IMAGES
 from noisystudent_core.data.shrinking import shrunk
 from noisystudent_core.data.sources.parquet import has_addresses
 from noisystudent_core.data.sources.readers import read
-from noisystudent_core.data.sources.samples import Sample, Samples
+from noisystudent_core.data.sources.samples import Sample, Samples, printable
 from noisystudent_core.errors import ConfigurationError, ImageError, LabelError
 from noisystudent_core.storage.sources import SourceFile
 
@@ -46,12 +46,14 @@ def ingest_file(file: SourceFile, config: IngestConfig) -> Iterator[pa.Table]:
     labels, row = Labels(file, config), 0
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for samples in _cut(read(file, with_labels=config.num_classes is not None), config):
-            table = _rows(samples, labels.of([sample.label for sample in samples], row), config, pool)
+            table = _rows(samples, labels.of(samples, row), config, pool)
             yield _referring(table, samples, file) if config.index_only else table
             row += len(samples)
 
 
 def _check_can_refer(file: SourceFile) -> None:
+    if printable(file.path) != file.path:
+        raise ConfigurationError(f"index_only=True: {printable(file.path)}: a name that is no UTF-8; rename the file")
     if not file.path.endswith(".tar") and (file.kind != "parquet" or has_addresses(file)):
         raise ConfigurationError(
             f"index_only=True: {file.path} is neither Parquet with images nor an uncompressed tar; take its images in"
@@ -69,7 +71,8 @@ def _taken_over(file: SourceFile, config: IngestConfig) -> pa.Table:
     else:
         for row, (label, is_good) in enumerate(zip(labels, good, strict=True)):
             if is_good and (label is None or not 0 <= label < config.num_classes):
-                raise LabelError(f"{file.path}: row {row} has label {label}; must be 0 to {config.num_classes - 1}")
+                shown = "no label" if label is None else f"label {label}"
+                raise LabelError(f"{file.path}: row {row} has {shown}; must be 0 to {config.num_classes - 1}")
     place = table.schema.get_field_index("label")
     return table.set_column(place, "label", pa.array(labels, pa.int32()))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,14 @@ def _check_unchanged(fs: AbstractFileSystem, path: str, uri: str, known: dict[st
         raise CorruptArtifactError(f"{uri}: is gone since it was indexed; restore it, or prepare again") from None
     if (entry["size"], stamp_of(entry)) != (known["num_bytes"], known["stamp"]):
         raise CorruptArtifactError(
-            f"{uri}: changed since it was indexed ({entry['size']} bytes of {stamp_of(entry)}, then "
-            f"{known['num_bytes']} of {known['stamp']}); prepare the source again, or restore the file"
+            f"{uri}: changed since it was indexed ({entry['size']} bytes of {_said(stamp_of(entry))}, then "
+            f"{known['num_bytes']} of {_said(str(known['stamp']))}); prepare the source again, or restore the file"
         )
+
+
+def _said(stamp: str) -> str:
+    """A file's time as people write it; an etag as it is."""
+    try:
+        return datetime.fromtimestamp(float(stamp)).isoformat(" ", "milliseconds")
+    except ValueError:
+        return stamp

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -29,14 +29,24 @@ def good_rows(table: pa.Table) -> list[tuple[bytes, int]]:
     return list(zip(good["image_id"].to_pylist(), good["label"].to_pylist(), strict=True))
 
 
-def check_labels(rows: Rows, num_classes: int, where: str, names: Sequence[str] | None = None) -> dict[int, int]:
-    """Images per class; raises `LabelError` for an image with two labels and for a class without an image."""
+def check_labels(
+    rows: Rows,
+    num_classes: int,
+    where: str,
+    names: Sequence[str] | None = None,
+    called: Callable[[bytes], str] = bytes.hex,
+) -> dict[int, int]:
+    """Images per class; raises `LabelError` for an image with two labels and for a class without an image.
+
+    `names` are those of the classes, `called` says which image an id is, where that has to be told.
+    """
     table, counts = _table(rows)
     by_image = table.group_by("image").aggregate([("label", "min"), ("label", "max")])
     unequal = by_image.filter(pc.field("label_min") != pc.field("label_max")).slice(0, 1)
     for image, least, most in zip(*(unequal[name].to_pylist() for name in unequal.column_names), strict=True):
-        raise LabelError(f"{where}: image {image.hex()} has labels {least} and {most}; must have one: remove it")
-    empty = [f"{c} ({names[c]!r})" if names else str(c) for c in range(num_classes) if not counts[c]]
+        one, other = _class(least, names), _class(most, names)
+        raise LabelError(f"{where}: image {called(image)} has labels {one} and {other}; must have one: remove it")
+    empty = [_class(number, names) for number in range(num_classes) if not counts[number]]
     if empty:
         raise LabelError(
             f"{where}: no labelled image for class {', '.join(empty[:10])}; "
@@ -45,7 +55,9 @@ def check_labels(rows: Rows, num_classes: int, where: str, names: Sequence[str] 
     return dict(sorted(counts.items()))
 
 
-def divide(rows: Rows, validation_share: float, labelled_per_class: int | None, seed: int) -> Division:
+def divide(
+    rows: Rows, validation_share: float, labelled_per_class: int | None, seed: int, names: Sequence[str] | None = None
+) -> Division:
     """Divide the images of each class by their seeded hash: the smallest for validation, the next stay labelled.
 
     Of validation it is `validation_share` of a class, at least one image and never all, unless the share is 0. Equal
@@ -56,13 +68,14 @@ def divide(rows: Rows, validation_share: float, labelled_per_class: int | None, 
         classes[label].add(identity)
     validation, labelled = set[bytes](), set[bytes]()
     for label, members in sorted(classes.items()):
-        number = _num_validation(label, len(members), validation_share)
+        called = _class(label, names)
+        number = _num_validation(called, len(members), validation_share)
         if labelled_per_class is None and not number:
             continue
         in_order = sorted(members, key=lambda identity: hashed(identity, seed))
         validation.update(in_order[:number])
         if labelled_per_class is not None:
-            _check_enough(label, len(members) - number, labelled_per_class)
+            _check_enough(called, len(members) - number, labelled_per_class)
             labelled.update(in_order[number : number + labelled_per_class])
     return Division(validation, None if labelled_per_class is None else labelled)
 
@@ -70,6 +83,10 @@ def divide(rows: Rows, validation_share: float, labelled_per_class: int | None, 
 def hashed(identity: bytes, seed: int) -> bytes:
     """What decides over an image where chance should: 16 bytes of its id and a seed."""
     return hashlib.blake2b(identity, key=seed.to_bytes(8, "big"), digest_size=16).digest()
+
+
+def _class(number: int, names: Sequence[str] | None) -> str:
+    return f"{number} ({names[number]!r})" if names else str(number)
 
 
 def _table(rows: Rows) -> tuple[pa.Table, Counter[int]]:
@@ -86,7 +103,7 @@ def _table(rows: Rows) -> tuple[pa.Table, Counter[int]]:
     return pa.concat_tables(tables), counts
 
 
-def _num_validation(label: int, num_images: int, share: float) -> int:
+def _num_validation(label: str, num_images: int, share: float) -> int:
     if not share:
         return 0
     if num_images < 2:
@@ -94,7 +111,7 @@ def _num_validation(label: int, num_images: int, share: float) -> int:
     return min(max(1, round(share * num_images)), num_images - 1)
 
 
-def _check_enough(label: int, num_images: int, wanted: int) -> None:
+def _check_enough(label: str, num_images: int, wanted: int) -> None:
     if num_images < wanted:
         raise LabelError(
             f"class {label} has {num_images} images for labelled_per_class={wanted}; lower it, or validation_share"

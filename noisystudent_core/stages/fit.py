@@ -6,6 +6,7 @@ import pyarrow as pa
 from torch import nn
 
 from noisystudent_core.config.settings import FitConfig
+from noisystudent_core.data.labels import check_same_names
 from noisystudent_core.data.parts import labelled_batches
 from noisystudent_core.data.schemas import HISTORY, to_bytes
 from noisystudent_core.evaluation import accuracy
@@ -52,8 +53,14 @@ def fit(config: FitConfig, inputs: Inputs, place: Place, events: Events, group: 
 
 
 def with_class_names(config: Config, inputs: Inputs) -> Config:
-    """The settings with the names that the labelled images' classes have at their source, where none are given."""
-    names = config.class_names or Artifact.open(inputs["labelled"]).manifest.facts.get("class_names")
+    """The settings with the names that the labelled images' classes have at their source, where none are given.
+
+    Raises `LabelError` where the validation images have others.
+    """
+    labelled, validation = (Artifact.open(inputs[name]).manifest.facts for name in ("labelled", "validation"))
+    names = labelled.get("class_names")
+    check_same_names("validation", validation.get("class_names"), "labelled", names)
+    names = config.class_names or names
     return config.model_copy(update={"class_names": tuple(names) if names else None})
 
 

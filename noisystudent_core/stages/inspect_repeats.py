@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from noisystudent_core.config.data import InspectConfig
 from noisystudent_core.config.run import SPLITS
+from noisystudent_core.data.labels import check_same_names
 from noisystudent_core.data.near import NearIndex, nearest_before
 from noisystudent_core.data.schemas import INSPECTIONS, from_bytes
 from noisystudent_core.errors import DataError
@@ -88,7 +89,10 @@ class Repeats:
 
 
 def image_sets(inputs: Inputs) -> list[ImageSet]:
-    """The sets among a stage's inputs, each beside its "inspection NAME"; raises `DataError` for those of others."""
+    """The sets among a stage's inputs, each beside its "inspection NAME".
+
+    Raises `DataError` for inspections of other images, `LabelError` for sets whose classes differ.
+    """
     found = []
     names = sorted((name for name in inputs if not name.startswith(f"{INSPECTION} ")), key=ORDER.index)
     for number, name in enumerate(names):
@@ -96,6 +100,9 @@ def image_sets(inputs: Inputs) -> list[ImageSet]:
         if rows.manifest.inputs["images"] != images.manifest.content_digest:
             raise DataError(f"{rows.url}: an inspection of other images than {images.url}; inspect these")
         found.append(ImageSet(name, number, images, rows))
+    named = [(each.name, names) for each in found if (names := each.images.manifest.facts.get("class_names"))]
+    for name, names in named[1:]:
+        check_same_names(name, names, *named[0])
     return found
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -45,17 +46,18 @@ def prepare(config: PrepareConfig, inputs: Inputs, place: Place, events: Events)
     Facts of labelled images: `class_counts`, and `class_names` where the source or the settings have them. Raises
     `SourceError` for an empty source, `BadImagesError` above `max_bad_fraction`, `LabelError` for wrong labels.
     """
-    source, files = inputs["source"], list_source(inputs["source"])
+    source, files = ", ".join(addresses(inputs["source"])), list_source(inputs["source"])
     if config.share != "all" and not place.shared:
         place = replace(place, shared=BESIDE)
-    ingest = _with_classes(config, files, source)
+    ingest = _with_classes(config, files, inputs["source"])
     units = list(_ingest_all(files, ingest, place, events))
     parts = [part for unit in units for part in unit.parts]
     bad = sum((Counter(unit.drops) for unit in units), Counter[str]())
-    _check_bad(bad, sum(part.num_rows for part in parts), config.max_bad_fraction, source)
+    _check_bad(bad, place, parts, config.max_bad_fraction, source)
     facts: dict[str, Any] = {}
     if ingest.num_classes is not None:
-        facts["class_counts"] = check_labels(_labels(place, parts), ingest.num_classes, source, ingest.class_names)
+        labels, called = _labels(place, parts), partial(_called, place, parts)
+        facts["class_counts"] = check_labels(labels, ingest.num_classes, source, ingest.class_names, called)
         if ingest.class_names is not None:
             facts["class_names"] = list(ingest.class_names)
     if config.share == "all" and not config.shuffle:
@@ -70,14 +72,15 @@ def _with_classes(config: PrepareConfig, files: Sequence[SourceFile], source: st
     if ingest.num_classes is None and (not config.read_labels or in_no_class):
         return ingest.model_copy(update={"class_names": None})
     names = check_names(ingest.class_names) if ingest.class_names else _prepared_names(source) or class_names(files)
+    what = ", ".join(addresses(source))
     num_classes = ingest.num_classes or (len(names) if names else None)
     if num_classes is None and config.read_labels == "named":
         return ingest
     if num_classes is None:
-        raise LabelError(f"{source}: its labels are numbers without names; say how many classes: num_classes")
+        raise LabelError(f"{what}: no label in it is a name; if they are numbers, say how many classes: num_classes")
     if names is not None and len(names) != num_classes:
         raise LabelError(
-            f"{source}: has {len(names)} classes ({shortened(names)}), num_classes={num_classes}: must be as many"
+            f"{what}: has {len(names)} classes ({shortened(names)}), num_classes={num_classes}: must be as many"
         )
     return ingest.model_copy(update={"num_classes": num_classes, "class_names": names})
 
@@ -134,10 +137,25 @@ def _ingest_anew(file: SourceFile, config: IngestConfig, folder: Folder) -> Mani
 
 def _labels(place: Place, parts: list[Part]) -> Iterator[tuple[bytes, int]]:
     """(image id, label) of every decodable image; reads these columns alone."""
+    for table in _columns(place, parts, ["image_id", "label", "reason"]):
+        yield from good_rows(table)
+
+
+def _called(place: Place, parts: list[Part], identity: bytes) -> str:
+    """What the source calls an image, every time it has it."""
+    found = [
+        str(name)
+        for table in _columns(place, parts, ["image_id", "source"])
+        for name in table.filter(pc.field("image_id") == pa.scalar(identity, table["image_id"].type))["source"]
+    ]
+    return shortened(found)
+
+
+def _columns(place: Place, parts: list[Part], names: list[str]) -> Iterator[pa.Table]:
     for part in parts:
         where = place.folder / part.path
         with where.fs.open(where.path, "rb") as file:
-            yield from good_rows(pq.ParquetFile(file).read(["image_id", "label", "reason"]))
+            yield pq.ParquetFile(file).read(names)
 
 
 def _rearrange(config: PrepareConfig, place: Place, parts: list[Part], facts: dict[str, Any]) -> Written:
@@ -145,7 +163,8 @@ def _rearrange(config: PrepareConfig, place: Place, parts: list[Part], facts: di
     division = Division(set(), None)
     if config.share != "all":
         labels = _labels(place, parts)
-        division = divide(labels, config.validation_share, config.labelled_per_class, config.seed)
+        names = facts.get("class_names")
+        division = divide(labels, config.validation_share, config.labelled_per_class, config.seed, names)
     written: list[Part] = []
     bad, counts = Counter[str](), Counter[int]()
     for part, table in rearranged(config, place, parts, _side(config, division)):
@@ -187,12 +206,26 @@ def _reasons(table: pa.Table) -> list[str]:
     return table["reason"].drop_null().to_pylist()
 
 
-def _check_bad(bad: Counter[str], num_rows: int, max_bad_fraction: float, source: str) -> None:
+def _check_bad(bad: Counter[str], place: Place, parts: list[Part], max_bad_fraction: float, source: str) -> None:
+    num_rows = sum(part.num_rows for part in parts)
     if num_rows == 0:
         raise SourceError(f"{source}: no image in it; give a source with at least one row")
     if bad.total() > max_bad_fraction * num_rows:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in bad.most_common())
+        first = _first_of_each(bad, place, parts)
+        reasons = ", ".join(f"{reason} {count}: {first[reason]}" for reason, count in bad.most_common())
         raise BadImagesError(
-            f"{source}: {bad.total()} of {num_rows} images cannot be decoded ({reasons}); "
+            f"{source}: {bad.total()} of {num_rows} images cannot be used ({reasons}); "
             f"at most data.max_bad_fraction={max_bad_fraction} may: repair the source or raise it"
         )
+
+
+def _first_of_each(bad: Counter[str], place: Place, parts: list[Part]) -> dict[str, str]:
+    """What the source calls the first image of each reason, and that there are more."""
+    found: dict[str, str] = {}
+    for table in _columns(place, parts, ["source", "reason"]):
+        for name, reason in zip(table["source"].to_pylist(), table["reason"].to_pylist(), strict=True):
+            if reason is not None and reason not in found:
+                found[reason] = name + ", ..." * (bad[reason] > 1)
+        if len(found) == len(bad):
+            break
+    return found

@@ -37,11 +37,13 @@ class SourceFile:
     num_bytes: int
     stamp: str
     kind: str = "parquet"  # of `listing.KINDS`, or "folder" of images, "part" of an artifact, "torchvision"
+    tree: str | None = None  # of a folder of images, where several sources are named: its source, which has the classes
 
     @property
     def digest(self) -> str:
-        """Identity by listing: name, size and stamp; no byte is read."""
-        return digest_of([self.name, self.num_bytes, self.stamp])
+        """Identity by listing: name, size and stamp, and of several trees the place in its own; no byte is read."""
+        place = [] if self.tree is None else [posixpath.relpath(self.path, self.tree)]
+        return digest_of([self.name, self.num_bytes, self.stamp, *place])
 
 
 def list_source(url: str) -> list[SourceFile]:
@@ -69,8 +71,9 @@ def list_source(url: str) -> list[SourceFile]:
             raise SourceError(f"{address}: {WHAT}")
         found.append((fs, entries, path if is_folder else None))
     for fs, entries, own in found:
-        base = own if own is not None and len(found) == 1 else _base(found)
-        files |= {entry["name"]: _file(fs, entry, base, url) for entry in entries}
+        alone = own is not None and len(found) == 1
+        base, tree = (own, None) if alone else (_base(found), own)
+        files |= {entry["name"]: _file(fs, entry, base, url, tree) for entry in entries}
     if not files:
         raise SourceError(f"{url}: names no source; give a file, a folder, or a glob")
     return sorted(files.values(), key=lambda file: "" if file.kind == "part" else file.path)  # parts keep their order
@@ -108,18 +111,23 @@ def _naming(url: str) -> Iterator[None]:
 def _entries(fs: AbstractFileSystem, path: str, url: str) -> tuple[list[Entry], bool]:
     entries, is_folder = entries_of(fs, path)
     if not entries and is_folder and not fs.exists(path):
-        raise SourceError(f"{url}: does not exist; give a Parquet file, a folder of them, or a glob")
+        raise SourceError(f"{url}: does not exist; give a folder, a file or a glob")
     return entries, is_folder
 
 
-def _base(found: list[tuple[AbstractFileSystem, list[Entry], str | None]]) -> str:
-    """The folder that all files of a source lie below."""
+def _base(found: list[tuple[AbstractFileSystem, list[Entry], str | None]]) -> str | None:
+    """The folder that all files of a source lie below; None where they lie on several file systems."""
+    if len({type(fs) for fs, _, _ in found}) > 1:
+        return None
     return posixpath.commonpath([posixpath.dirname(entry["name"]) for _, entries, _ in found for entry in entries])
 
 
-def _file(fs: AbstractFileSystem, entry: Entry, base: str, url: str) -> SourceFile:
+def _file(fs: AbstractFileSystem, entry: Entry, base: str | None, url: str, tree: str | None = None) -> SourceFile:
     kind, is_folder = entry.get("kind", "parquet"), entry.get("kind") == "folder"
     if not entry["size"] and not is_folder:
         raise SourceError(f"{url}: {entry['name']} has no bytes; remove it or copy it again")
-    name = posixpath.relpath(entry["name"], base) + "/" * is_folder
-    return SourceFile(fs, entry["name"], name, entry["size"], stamp_of(entry), kind)
+    path = entry["name"]
+    name = fs.unstrip_protocol(path) if base is None else posixpath.relpath(path, base)
+    return SourceFile(
+        fs, path, name + "/" * is_folder, entry["size"], stamp_of(entry), kind, tree if is_folder else None
+    )

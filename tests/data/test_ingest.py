@@ -135,7 +135,8 @@ def test_label_column_of_another_type_is_refused(file_of: FileOf, picture: Pictu
 def test_wrong_label_is_named_with_file_and_row(file_of: FileOf, picture: Picture, label: int | None) -> None:
     labels = pa.array([0, 1, 2, 0, label], pa.int64())
     file = file_of([picture(n) for n in range(5)], labels, row_group_size=2)
-    with pytest.raises(LabelError, match=rf"a\.parquet: row 4 has label {label}; must be 0 to 2 \(num_classes=3\)"):
+    shown = "no label" if label is None else f"label {label}"
+    with pytest.raises(LabelError, match=rf"a\.parquet: row 4 has {shown}; must be 0 to 2 \(num_classes=3\)"):
         rows(file, IngestConfig(num_classes=3, images_per_part=2))
 
 

@@ -1,15 +1,12 @@
 """What can be wrong with a source: each row is kept with its reason, or an error says what to do."""
 
-import http.server
 import io
 import os
 import struct
 import tarfile
-import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from noisystudent_core.data.sources import tars
 from noisystudent_core.errors import BadImagesError, ConfigurationError, LabelError, SchemaError, SourceError
 from tests.data import written
-from tests.data.test_ingest_kinds import Prepared
+from tests.data.prepared import Prepared
 
 Picture = Callable[..., bytes]
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Prepared:
-    return Prepared(tmp_path / "prepared")
 
 
 def reasons(prepared: Prepared) -> dict[str, str | None]:
@@ -75,8 +68,28 @@ def test_tar_with_members_that_are_no_image(tmp_path: Path, prepared: Prepared, 
 
 def test_tar_image_without_label_is_named(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:
     source = str(written.tar(tmp_path / "a.tar", {"1.png": picture(1), "1.cls": b"0", "2.png": picture(2)}))
-    with pytest.raises(LabelError, match=r"a\.tar: row 1 has label None; must be 0 to 2"):
+    with pytest.raises(LabelError, match=r"a\.tar: row 1 \(2\.png\) has no label; must be 0 to 2"):
         prepared(source, num_classes=3)
+
+
+def test_tar_members_beside_labelled_images_need_no_label(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:
+    members = {"README.txt": b"words", "1.png": picture(1), "1.cls": b"0", "2.cls": b"1", "3.png": picture(3)}
+    source = str(written.tar(tmp_path / "a.tar", members | {"3.cls": b"1"}))
+    assert prepared(source, num_classes=2, max_bad_fraction=0.5).drops == {"no_image": 2}
+    assert [row["label"] for row in prepared.rows()] == [None, 0, 1, 1]
+    with pytest.raises(BadImagesError, match=r"2 of 4 images cannot be used \(no_image 2: a\.tar:README\.txt, "):
+        prepared(source, num_classes=2)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
+def test_tar_member_that_expands_to_more_than_memory_is_never_read(
+    name: str, tmp_path: Path, prepared: Prepared, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tars, "MAX_BYTES", 10**6)
+    bomb = {"1.png": picture(1), "2.png": picture(2) + bytes(10**6), "3.png": picture(3)}
+    source = str(written.tar(tmp_path / name, bomb, "w:gz" if "gz" in name else "w"))
+    assert take(prepared, source) == {"too_many_bytes": 1}
+    assert [len(row["image"]) > 0 for row in prepared.rows()] == [True, False, True]
 
 
 @pytest.mark.parametrize(("label", "words"), [(b"{", "1.json is no JSON"), (b'{"label": [1]}', r"has label \[1\]")])
@@ -98,32 +111,18 @@ def test_damaged_tar_is_named(name: str, tmp_path: Path, prepared: Prepared, pic
             take(prepared, str(path))
 
 
-@pytest.fixture
-def web(tmp_path: Path, picture: Picture) -> Iterator[str]:
-    """A web server on this machine with 1.png, and its address."""
-    folder = tmp_path / "web"
-    put(folder, {"1.png": picture(1)})
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
 def test_addresses_that_lead_to_no_image(tmp_path: Path, prepared: Prepared, picture: Picture, web: str) -> None:
-    put(tmp_path, {"here/1.png": picture(2), "here/words.png": b"words"})
+    put(tmp_path, {"web/1.png": picture(1), "here/1.png": picture(2), "here/words.png": b"words"})
     uris = [f"{web}/1.png", f"{web}/gone.png", "here/1.png", "here", "gone/1.png", "here/words.png", "", "qq://a/b.png"]
     (tmp_path / "a.csv").write_text("uri\n" + "\n".join(f'"{uri}"' for uri in uris) + "\n")
     take(prepared, str(tmp_path / "a.csv"))
     expected = [None, "not_found", None, "is_a_directory", "not_found", "not_an_image", "not_found", "unreachable"]
     assert [row["reason"] for row in prepared.rows()] == expected
     assert [row["source"] for row in prepared.rows()] == uris
-    with pytest.raises(BadImagesError, match="6 of 8 images cannot be decoded"):
+    with pytest.raises(
+        BadImagesError,
+        match=f"6 of 8 images cannot be used .*not_found 3: {web}/gone.png, ..., is_a_directory 1: here,",
+    ):
         prepared(str(tmp_path / "a.csv"), read_labels=False)
 
 
@@ -137,8 +136,8 @@ def test_addresses_that_lead_to_no_image(tmp_path: Path, prepared: Prepared, pic
         ),
         (b"uri,class\n1.png,2\n", SchemaError, "no column 'label'; it has uri, class"),
         (b"uri,label\n\xff\xfe.png,1\n", SourceError, "not a CSV file in UTF-8"),
-        (b"uri,label\n1.png\n", LabelError, "row 0 has label None"),
-        (b"uri,label\n1.png,7\n", LabelError, "row 0 has label 7; must be 0 to 2"),
+        (b"uri,label\n1.png\n", LabelError, r"row 0 \(1\.png\) has no label"),
+        (b"uri,label\n1.png,7\n", LabelError, r"row 0 \(1\.png\) has label 7; must be 0 to 2"),
         (b"uri,label\ns3://me:hush@bucket/1.png,1\n", ConfigurationError, "a URL holds credentials"),
     ],
 )
@@ -202,10 +201,26 @@ def test_files_with_different_lists_of_classes_are_refused(
 
 def test_class_that_is_not_among_the_given_ones_is_named(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:
     source = put(tmp_path / "s", {"ant/1.png": picture(1), "dog/1.png": picture(2)})
-    with pytest.raises(LabelError, match=r"row 0 has label 'dog'; .* or one of the classes 'ant', 'bee'"):
+    with pytest.raises(
+        LabelError, match=r"row 0 \(dog/1\.png\) has label 'dog'; .* or one of the classes 'ant', 'bee'"
+    ):
         prepared(source, class_names=("ant", "bee"))
     with pytest.raises(LabelError, match=r"has 2 classes \('ant', 'dog'\), num_classes=3: must be as many"):
         prepared(source, num_classes=3)
+
+
+def test_file_of_no_known_kind_is_named(tmp_path: Path, prepared: Prepared) -> None:
+    source = put(tmp_path, {"a.zip": b"PK"}) + "/a.zip"
+    with pytest.raises(SourceError, match=r"a\.zip: its name ends in none of \.parquet, \.tar, .* unpack it, or give"):
+        take(prepared, source)
+
+
+def test_image_of_two_classes_is_named(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:
+    source = put(tmp_path / "s", {"ant/1.png": picture(1), "bee/2.png": picture(2), "bee/3.png": picture(1)})
+    with pytest.raises(
+        LabelError, match=r"s: image 'ant/1\.png', 'bee/3\.png' has labels 0 \('ant'\) and 1 \('bee'\); must have one"
+    ):
+        prepared(source)
 
 
 def test_two_artifacts_with_different_classes_are_refused(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:

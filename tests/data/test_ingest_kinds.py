@@ -2,58 +2,26 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from torchvision import datasets
 
 from noisystudent_core import stages
-from noisystudent_core.config import IngestConfig, PrepareConfig
+from noisystudent_core.config import PrepareConfig
 from noisystudent_core.data.images import decode_image
 from noisystudent_core.data.ingest import image_id
 from noisystudent_core.data.schemas import IMAGES, from_bytes
-from noisystudent_core.errors import ConfigurationError, SourceError
 from noisystudent_core.storage.filesystem import Folder
-from noisystudent_core.storage.manifest import Artifact, Manifest
+from noisystudent_core.storage.manifest import Artifact
 from tests.data import written
+from tests.data.prepared import Prepared
 from tests.data.written import KINDS, NAMED, Given
 
 NAMES = ("ant", "bee", "cat")
 Picture = Callable[..., bytes]
-
-
-class Prepared:
-    """Sources taken in, each into a folder of its own, and the rows that came out."""
-
-    def __init__(self, root: Path) -> None:
-        self._root, self._number = root, 0
-        self.out = ""
-
-    def __call__(self, source: str, *, named: bool = True, **settings: Any) -> Manifest:
-        own = {name: settings.pop(name) for name in list(settings) if name in IngestConfig.model_fields}
-        if not named:
-            own.setdefault("num_classes", len(NAMES))
-        config = PrepareConfig(ingest=IngestConfig(**own), **{"read_labels": True, **settings})
-        self._number += 1
-        self.out = str(self._root / str(self._number))
-        return stages.prepare(config, {"source": source}, str(self._root), out=self.out)
-
-    def rows(self) -> list[dict[str, Any]]:
-        artifact = Artifact.open(self.out)
-        tables = [from_bytes(artifact.read(part), IMAGES, part.path) for part in artifact.manifest.parts]
-        return pa.concat_tables(tables).to_pylist()
-
-    def images(self) -> list[tuple[bytes, int]]:
-        return sorted((row["image"], row["label"]) for row in self.rows())
-
-
-@pytest.fixture
-def prepared(tmp_path: Path) -> Prepared:
-    return Prepared(tmp_path / "prepared")
 
 
 @pytest.fixture
@@ -135,20 +103,42 @@ def test_folders_in_a_bucket(s3_root: str, tmp_path: Path, prepared: Prepared, g
     assert prepared.rows() == here
 
 
-def test_manifest_leads_into_a_bucket(s3_root: str, tmp_path: Path, prepared: Prepared, given: list[Given]) -> None:
-    Folder.at(s3_root).publish("1.png", given[0].data)
-    (tmp_path / "a.csv").write_text(f"image,label\n{s3_root}/1.png,0\n{s3_root}/2.png,1\n")
-    Folder.at(s3_root).publish("2.png", given[1].data)
-    prepared(str(tmp_path / "a.csv"), num_classes=2)
-    assert prepared.images() == sorted([(given[0].data, 0), (given[1].data, 1)])
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize("where", ["bucket", "web"])
+@pytest.mark.parametrize("images_per_part", [5, 100])
+def test_manifest_leads_elsewhere(
+    ending: str,
+    where: str,
+    images_per_part: int,
+    s3_root: str,
+    web: str,
+    tmp_path: Path,
+    prepared: Prepared,
+    given: list[Given],
+) -> None:
+    away = {"bucket": s3_root, "web": f"{web}/given"}[where]
+    for image in given:
+        Folder.at(s3_root if where == "bucket" else str(tmp_path / "web" / "given")).publish(image.name, image.data)
+    uris, labels = [f"{away}/{image.name}" for image in given], [NAMES[image.label] for image in given]
+    table = tmp_path / f"a.{ending}"
+    if ending == "csv":
+        table.write_text("label,image\n" + "".join(f"{label},{uri}\n" for uri, label in zip(uris, labels, strict=True)))
+    else:
+        pq.write_table(pa.table({"uri": uris, "label": labels}), table)
+    prepared(str(table), images_per_part=images_per_part)
+    assert prepared.images() == sorted((image.data, image.label) for image in given)
+    assert [row["source"] for row in prepared.rows()] == uris
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("images_per_part", [4, 100])
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_idx_keeps_every_pixel(ending: str, shape: tuple[int, ...], tmp_path: Path, prepared: Prepared) -> None:
+def test_idx_keeps_every_pixel(
+    ending: str, images_per_part: int, shape: tuple[int, ...], tmp_path: Path, prepared: Prepared
+) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (9, *shape), dtype=np.uint8)
     source = written.write_idx(tmp_path / "source", pixels, [row % 3 for row in range(9)], ending)
-    assert prepared(source, named=False).num_rows == 9
+    assert prepared(source, named=False, images_per_part=images_per_part).num_rows == 9
     for row, expected in zip(prepared.rows(), pixels, strict=True):
         found = decode_image(row["image"]).permute(1, 2, 0).numpy()
         assert (found == (expected if expected.ndim == 3 else expected[..., None])).all()
@@ -162,74 +152,6 @@ def test_changed_idx_labels_are_read_anew(tmp_path: Path, prepared: Prepared) ->
     written.write_idx(tmp_path / "source", pixels, [0, 2, 1])
     assert prepared(source, named=False).key != before
     assert [row["label"] for row in prepared.rows()] == [0, 2, 1]
-
-
-def test_torchvision_set_by_name(tmp_path: Path, prepared: Prepared) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (10, 28, 28), dtype=np.uint8)
-    raw = tmp_path / "FashionMNIST" / "raw"
-    written.write_idx(raw, pixels, list(range(10)))
-    for path in list(raw.iterdir()):  # torchvision looks for both splits
-        (raw / path.name.replace("train", "t10k")).write_bytes(path.read_bytes())
-    manifest = prepared(f"torchvision:FashionMNIST?root={tmp_path}&split=train")
-    assert manifest.facts["class_names"] == datasets.FashionMNIST.classes
-    assert [row["label"] for row in prepared.rows()] == list(range(10))
-    assert (decode_image(prepared.rows()[3]["image"], channels=1)[0].numpy() == pixels[3]).all()
-
-
-def test_torchvision_cifar10(tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pickle
-
-    pixels = np.random.default_rng(2).integers(0, 256, (10, 3, 32, 32), dtype=np.uint8)
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    (folder / "test_batch").write_bytes(pickle.dumps({"data": pixels.reshape(10, -1), "labels": list(range(10))}))
-    names = [f"class {number}" for number in range(10)]
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
-    monkeypatch.setattr(datasets.CIFAR10, "train_list", [])
-    monkeypatch.setattr(datasets.CIFAR10, "test_list", [["test_batch", None]])
-    monkeypatch.setattr(datasets.CIFAR10, "meta", datasets.CIFAR10.meta | {"md5": None})
-    assert prepared(f"torchvision:CIFAR10?root={tmp_path}&split=test").facts["class_names"] == names
-    assert (decode_image(prepared.rows()[7]["image"]).numpy() == pixels[7]).all()
-
-
-def test_torchvision_stl10_has_unlabelled_images(
-    tmp_path: Path, prepared: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pixels = np.random.default_rng(3).integers(0, 256, (2, 3, 96, 96), dtype=np.uint8)
-    folder = tmp_path / "stl10_binary"
-    folder.mkdir()
-    (folder / "unlabeled_X.bin").write_bytes(pixels.transpose(0, 1, 3, 2).tobytes())
-    monkeypatch.setattr(datasets.STL10, "_check_integrity", lambda self: True)
-    source = f"torchvision:STL10?root={tmp_path}&split=unlabeled"
-    out = str(tmp_path / "out")
-    assert stages.prepare(PrepareConfig(), {"source": source}, out, out=out).num_rows == 2
-    prepared.out = out
-    assert [(row["height"], row["label"]) for row in prepared.rows()] == [(96, None)] * 2
-
-
-def test_torchvision_image_folder_is_a_folder(tmp_path: Path, prepared: Prepared, given: list[Given]) -> None:
-    folder = written.write_folders(tmp_path / "r" / "val", given, NAMES)
-    expected = prepared(folder).content_digest
-    assert prepared(f"torchvision:ImageFolder?root={folder}").content_digest == expected
-    assert prepared(f"torchvision:ImageNet?root={tmp_path}/r&split=val").content_digest == expected
-
-
-@pytest.mark.parametrize(
-    ("address", "words"),
-    [
-        ("torchvision:CIFAR11?root=.", "torchvision set 'CIFAR11': must be one of CIFAR10, CIFAR100"),
-        ("torchvision:SVHN?root=.&split=more", "split='more' of SVHN: must be one of train, test, extra"),
-        ("torchvision:SVHN?split=extra", "must read torchvision:NAME[?]root=FOLDER&split=train"),
-    ],
-)
-def test_wrong_torchvision_address_says_what_there_is(address: str, words: str, prepared: Prepared) -> None:
-    with pytest.raises(ConfigurationError, match=words):
-        prepared(address)
-
-
-def test_torchvision_set_that_is_not_there(tmp_path: Path, prepared: Prepared) -> None:
-    with pytest.raises(SourceError, match="give the root it lies in, or &download=true"):
-        prepared(f"torchvision:CIFAR100?root={tmp_path}")
 
 
 def test_prepared_artifact_is_a_source(tmp_path: Path, prepared: Prepared, picture: Picture) -> None:
@@ -258,5 +180,7 @@ def test_larger_images_are_shrunk_and_keep_their_ids(tmp_path: Path, prepared: P
 
 def test_parquet_of_numbers_without_names_asks_for_their_number(tmp_path: Path, prepared: Prepared) -> None:
     pq.write_table(pa.table({"image": [b"1"], "label": [0]}), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="labels are numbers without names; say how many classes: num_classes"):
+    with pytest.raises(
+        ValueError, match="no label in it is a name; if they are numbers, say how many classes: num_classes"
+    ):
         prepared(str(tmp_path / "a.parquet"))

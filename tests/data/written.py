@@ -91,6 +91,20 @@ def write_png_column(folder: Path, given: Sequence[Given], names: Sequence[str])
     return str(folder / "a.parquet")
 
 
+def write_jpg_column(folder: Path, given: Sequence[Given], names: Sequence[str]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"label": [image.label for image in given], "jpg": [image.data for image in given]}
+    pq.write_table(pa.table(columns), folder / "a.parquet", row_group_size=5)
+    return str(folder)
+
+
+def write_image_column(folder: Path, given: Sequence[Given], names: Sequence[str]) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    data = pa.array([image.data for image in given], pa.large_binary())
+    pq.write_table(pa.table({"image": data, "label": [image.label for image in given]}), folder / "a.parquet")
+    return str(folder)
+
+
 def write_csv(folder: Path, given: Sequence[Given], names: Sequence[str]) -> str:
     write_folders(folder / "files", given, names)
     lines = [f"files/{names[image.label]}/{image.name}.png,{names[image.label]}" for image in given]
@@ -112,6 +126,8 @@ KINDS: dict[str, Write] = {
     "named tars": write_named_tars,
     "hugging face": write_hugging_face,
     "png column": write_png_column,
+    "jpg column": write_jpg_column,
+    "image column": write_image_column,
     "csv": write_csv,
     "parquet manifest": write_parquet_manifest,
 }

@@ -115,7 +115,7 @@ def test_recipes_are_listed_and_shown() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["prepare", "nowhere", "out"], "nowhere: does not exist; give a Parquet file, a folder of them, or a glob"),
+        (["prepare", "nowhere", "out"], "nowhere: does not exist; give a folder, a file or a glob"),
         (
             ["prepare", "nowhere", "out", "--num-classes", "1"],
             "num_classes=1: Input should be greater than",

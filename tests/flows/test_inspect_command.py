@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flows import cli, inspect_command, stage_commands
-from noisystudent_core.errors import ConfigurationError, DataError, LabelError, SourceError
+from noisystudent_core.errors import BadImagesError, ConfigurationError, DataError, LabelError, SourceError
 from tasks.engines import LocalEngine
 from tests.data.written import Given, write_folders, write_tars
 
@@ -132,6 +132,29 @@ def test_leaks_end_with_an_error_unless_allowed(
     assert "- **error**: test: 1 image also in labelled" in done.stdout
     assert Path("page.html").exists()
     assert command(*words, "--allow-leaks").exit_code == 0
+
+
+def test_sets_whose_classes_differ_are_refused(given: list[Given]) -> None:
+    write_folders(Path("tree"), given, NAMES)
+    write_folders(Path("other"), given[6:], ("dog", "emu"))
+    done = command("inspect", "--labelled", "tree", "--test", "other")
+    assert done.exit_code == 1 and isinstance(done.exception, LabelError)
+    words = "test: class 0 is 'dog', of labelled 'cat': must be the same in the same order; take both in by the same"
+    assert str(done.exception).startswith(words)
+    command("prepare", "tree", "out", "--labelled", "--no-inspect")
+    done = command("prepare", "other", "flat", "--classes-of", str(Path("out").absolute()), "--no-inspect")
+    assert done.exit_code == 1 and "has label 'emu'; must be 0 to 1 (num_classes=2)" in str(done.exception)
+
+
+def test_a_source_that_changed_since_it_was_indexed(picture: Picture, write_source: WriteSource) -> None:
+    write_source("test.parquet", [picture(1), picture(2)])
+    assert command("prepare", "test.parquet", "out", "--index-only", "--no-inspect").exit_code == 0
+    write_source("test.parquet", [picture(1), picture(2), picture(3)])
+    done = command("inspect", "out")
+    assert done.exit_code == 1 and isinstance(done.exception, BadImagesError)
+    assert "2 of 2 images have no result" in str(done.exception)
+    assert "test.parquet: changed since it was indexed (" in str(done.exception)
+    assert "prepare the source again, or restore the file" in str(done.exception)
 
 
 @pytest.mark.parametrize(

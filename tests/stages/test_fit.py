@@ -8,11 +8,19 @@ import timm
 import torch
 
 from noisystudent_core import stages
-from noisystudent_core.config import ExecutionConfig, FitConfig, InputNoise, OptimizerConfig, PseudoLabelConfig
+from noisystudent_core.config import (
+    ExecutionConfig,
+    FitConfig,
+    IngestConfig,
+    InputNoise,
+    OptimizerConfig,
+    PrepareConfig,
+    PseudoLabelConfig,
+)
 from noisystudent_core.data.parts import decode, read_images
 from noisystudent_core.data.schemas import HISTORY, from_bytes
 from noisystudent_core.data.streams import Share
-from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
+from noisystudent_core.errors import ConfigurationError, CorruptArtifactError, LabelError
 from noisystudent_core.models import checkpoints
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
@@ -60,6 +68,23 @@ def test_finished_fit_is_found_again_and_says_nothing(small: Small, data: dict[s
     assert [fields["done"] for event, fields in first.events if event == "progress"] == [1, 2, 3]
     assert stages.fit(FIT, inputs, small.root, again) == manifest
     assert again.events == []
+
+
+def test_validation_images_of_other_classes_are_refused_before_the_first_step(
+    small: Small, sources: dict[str, str]
+) -> None:
+    data = {
+        split: small.run(
+            "prepare",
+            PrepareConfig(ingest=IngestConfig(num_classes=3, class_names=names)),
+            {"source": sources[split]},
+        )
+        for split, names in (("labelled", ("ant", "bee", "cat")), ("validation", ("ant", "cat", "dog")))
+    }
+    told = Told([])
+    with pytest.raises(LabelError, match="validation: class 1 is 'cat', of labelled 'bee': must be the same"):
+        stages.fit(FIT, data, small.root, told)
+    assert told.events == []
 
 
 def test_one_changed_setting_is_another_artifact(small: Small, data: dict[str, str]) -> None:

@@ -1,8 +1,9 @@
 """Every stage on a tiny fixed input gives what `goldens.json` says: a change of behaviour needs a new stage version.
 
-prepare, exclusions, select and materialise are compared by content digest. fit, predict, evaluate and corrupt compute
-in floating point, which differs between kinds of CPU in the last bits: they are compared by their numbers. A report is
-compared by its texts, and its pictures by their grey levels: how a PNG is packed is no promise.
+prepare, exclusions, select, materialise and inspect_parts are compared by content digest. fit, predict, evaluate and
+corrupt compute in floating point, which differs between kinds of CPU in the last bits: they are compared by their
+numbers. A report or an inspection is compared by its texts, and its pictures by their grey levels: how a PNG is packed
+is no promise.
 
 If a test here fails and the change was meant: raise `version` of the stage's settings in `config/settings.py`, so that
 nobody's finished artifact is taken for the new behaviour, then renew the goldens with
@@ -31,13 +32,20 @@ from PIL import Image
 
 from noisystudent_core.config import EvaluateConfig, ExclusionsConfig, OptimizerConfig, PseudoLabelConfig, settings
 from noisystudent_core.config import data as data_settings
-from noisystudent_core.config.evaluation import CorruptConfig, Corruptions, Perturbations, ReportConfig
+from noisystudent_core.config.evaluation import (
+    CorruptConfig,
+    Corruptions,
+    ModelReportConfig,
+    Perturbations,
+    ReportConfig,
+)
 from noisystudent_core.data.parts import read_images
 from noisystudent_core.data.schemas import HISTORY, PIXELS, PREDICTIONS, distributions, from_bytes, to_bytes
 from noisystudent_core.models import checkpoints
 from noisystudent_core.models.architectures import create_model
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, publish_manifest, publish_part
+from noisystudent_core.storage.prepared import inspection_inputs
 from tests.stages.small import DISTRIBUTIONS, FIT, LABELS, SELECT, Small
 
 FILE = Path(__file__).with_name("goldens.json")
@@ -52,9 +60,12 @@ VERSIONS = {
     "corrupt": CorruptConfig.version,
     "evaluate": EvaluateConfig.version,
     "report": ReportConfig.version,
+    "report_model": ModelReportConfig.version,
+    "inspect_parts": data_settings.InspectPartsConfig.version,
+    "inspect": data_settings.InspectConfig.version,
 }
 # probabilities are stored as float16; grey levels: one of a small image's pixels may be rounded the other way
-TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4, "corrupt": 0.01, "report": 0.01}
+TOLERANCES = {"fit": 1e-4, "predict": 1e-3, "evaluate": 1e-4, "corrupt": 0.01, "report": 0.01, "report_model": 0.01}
 SUITES = (Corruptions(severities=(1, 3, 5), num_images=3), Perturbations(num_images=2))
 FIXED_METRICS = {"top1": 62.5, "top5": 100.0, "loss": 1.25, "macro_f1": 60.25, "ece": 7.5}
 # a teacher with batch norm and a student without, slow enough that rounding does not grow: 1e-5 without MKL-DNN
@@ -120,6 +131,13 @@ def measure(folder: Path) -> dict[str, Any]:
     corrupted = [small.run("corrupt", config, {"images": data["test"]}) for config in worse]
     pictured = {**selected, "predictions": predictions, "exclusions": excluded}
     report = small.run("report", ReportConfig(name="golden"), {**_fixed_models(small, fixed), **pictured})
+    of_one = {"checkpoint": fixed, "images": data["test"]}
+    of_one["evaluation images"] = small.run("evaluate", EvaluateConfig(benchmark="images"), of_one)
+    looked_at = {
+        split: small.run("inspect_parts", data_settings.InspectPartsConfig(), {"images": url})
+        for split, url in data.items()
+    }
+    inspected = small.run("inspect", data_settings.InspectConfig(), inspection_inputs(data, looked_at))
     return {
         "prepare": {split: Artifact.open(url).manifest.content_digest for split, url in data.items()},
         "exclusions": Artifact.open(excluded).manifest.content_digest,
@@ -127,6 +145,9 @@ def measure(folder: Path) -> dict[str, Any]:
         "materialise": Artifact.open(materialised).manifest.content_digest,
         "corrupt": {name: level for url in corrupted for name, level in _grey_levels(url).items()},
         "report": _texts_and_pictures(report),
+        "report_model": _texts_and_pictures(small.run("report_model", ModelReportConfig(), of_one)),
+        "inspect_parts": {split: Artifact.open(url).manifest.content_digest for split, url in looked_at.items()},
+        "inspect": _texts_and_pictures(inspected),
         "fit": {"teacher": _losses(teacher), "student": _losses(student)},
         "predict": _probabilities(pseudo),
         "evaluate": Artifact.open(measured).manifest.facts["metrics"],
@@ -199,7 +220,7 @@ def _texts_and_pictures(report: str) -> dict[str, Any]:
         if part.path.endswith(".png"):
             found[part.path] = round(float(np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean()), 4)
         else:
-            text = re.sub(r"base64,[^\"]*|checkpoints/\w+", "", data.decode())
+            text = re.sub(r"base64,[^\"]*|checkpoints/\w+|/[\w/.-]+/images/\w+", "", data.decode())
             found[part.path] = hashlib.sha256(text.encode()).hexdigest()[:32]
     return found
 

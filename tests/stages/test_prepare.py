@@ -125,7 +125,8 @@ def test_too_many_bad_images_are_an_error(rooms: Rooms) -> None:
     rooms.add("a.parquet", range(10), {1: b"", 2: b"words", 5: b"words"})
     with pytest.raises(BadImagesError) as caught:
         rooms.prepare(max_bad_fraction=0.2)
-    assert "3 of 10 images cannot be decoded (not_an_image 2, empty 1)" in str(caught.value)
+    reasons = "not_an_image 2: a.parquet:2, ..., empty 1: a.parquet:1"
+    assert f"3 of 10 images cannot be used ({reasons})" in str(caught.value)
     assert "at most data.max_bad_fraction=0.2 may: repair the source or raise it" in str(caught.value)
 
 

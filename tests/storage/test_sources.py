@@ -84,7 +84,7 @@ def test_new_file_is_seen_at_once(folder: str) -> None:
 
 
 def test_what_is_missing_is_named(any_root: str) -> None:
-    with pytest.raises(SourceError, match=f"{any_root}/nothing: does not exist; give a Parquet file, a folder"):
+    with pytest.raises(SourceError, match=f"{any_root}/nothing: does not exist; give a folder, a file or a glob"):
         list_source(f"{any_root}/nothing")
     with pytest.raises(SourceError, match=r"no .*parquet file there"):
         list_source(f"{any_root}/*.parquet")

@@ -11,6 +11,10 @@ from noisystudent_core.errors import LabelError
 from noisystudent_core.storage.listing import kind_of
 from noisystudent_core.storage.sources import SourceFile
 
+IN_NO_CLASS = (
+    "images that lie in no class's folder; put each into a folder named as its class, or take them in without labels"
+)
+
 
 def read(file: SourceFile, *, with_labels: bool) -> Samples:
     """The images that lie directly in one folder, by name; the label is the name of the class.
@@ -25,13 +29,13 @@ def read(file: SourceFile, *, with_labels: bool) -> Samples:
 
 
 def class_name(file: SourceFile) -> str:
-    """The class of a folder: the first step of its path below the source."""
-    name = file.name.strip("/").partition("/")[0]
+    """The class of a folder: the first step of its path below its source, of several folders of images its name."""
+    place = file.name if file.tree is None else posixpath.relpath(file.path, file.tree)
+    name = place.strip("/").partition("/")[0]
+    if name == "." and file.tree is not None:
+        name = posixpath.basename(file.path)
     if name in (".", ""):
-        raise LabelError(
-            f"{file.path}: images that lie in no class's folder; put each into a folder named as its class, or take "
-            "them in without labels"
-        )
+        raise LabelError(f"{file.path}: {IN_NO_CLASS}")
     return printable(name)
 
 

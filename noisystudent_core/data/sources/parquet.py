@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 
 from noisystudent_core.data.sources.samples import Label, Place, Sample, Samples, open_file, printable
 from noisystudent_core.errors import LabelError, SchemaError, SourceError
+from noisystudent_core.storage.listing import KINDS, kind_of
 from noisystudent_core.storage.sources import SourceFile
 
 IMAGE_COLUMNS = ("image", "jpg", "png")  # binary, or a struct with the field `bytes`
 ADDRESS_COLUMNS = ("image", "uri", "path")  # text
+ENDINGS = ", ".join(suffix for kind, suffixes in KINDS.items() if kind != "image" for suffix in suffixes)
 ROWS = 256  # read at a time: bounds memory on large images
 
 
@@ -92,6 +94,11 @@ def naming(file: SourceFile) -> Iterator[None]:
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
+        if kind_of(file.path) is None:
+            raise SourceError(
+                f"{printable(file.path)}: its name ends in none of {ENDINGS}, and it is no Parquet file; unpack it, or "
+                "give a source of such files"
+            ) from None
         raise SourceError(f"{file.path}: not a Parquet file, or damaged ({error}); copy it again") from None
 
 

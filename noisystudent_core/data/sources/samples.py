@@ -6,6 +6,7 @@ from typing import BinaryIO, NamedTuple, cast
 from noisystudent_core.storage.sources import SourceFile
 
 Label = int | str | None
+NO_IMAGE = "no_image"  # reason of what is no image, and was not meant to be one
 
 
 class Place(NamedTuple):

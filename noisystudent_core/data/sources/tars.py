@@ -8,13 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, NamedTuple
 
-from noisystudent_core.data.sources.samples import Label, Place, Sample, Samples, is_number, open_file, printable
+from noisystudent_core.data.sources.samples import (
+    NO_IMAGE,
+    Label,
+    Place,
+    Sample,
+    Samples,
+    is_number,
+    open_file,
+    printable,
+)
 from noisystudent_core.errors import LabelError, SourceError
 from noisystudent_core.storage.listing import IMAGE_SUFFIXES
 from noisystudent_core.storage.sources import SourceFile
 
 IMAGES = frozenset(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 LABELS = frozenset({"cls", "json"})
+MAX_BYTES = 2**30  # of a member: more than `max_pixels` of any format; archives expand to more than memory holds
 LABEL_KEYS = ("label", "cls", "class", "class_name")  # of a JSON label, the first that is there
 
 
@@ -29,9 +39,10 @@ Members = dict[str, Member]  # of one sample, by what follows the first dot of t
 
 
 def read(file: SourceFile, *, with_labels: bool) -> Samples:
-    """Every sample in order; one without an image, or whose image is a link or leads out of the archive, has a reason.
+    """Every sample in order; one without an image has a reason.
 
-    Raises `SourceError` for a damaged archive, `LabelError` for a label that cannot be read.
+    So has one whose image is a link, leads out of the archive, or expands to more than `MAX_BYTES`. Raises
+    `SourceError` for a damaged archive, `LabelError` for a label that cannot be read.
     """
     wanted = {*IMAGES, *LABELS} if with_labels else {*IMAGES}
     for members in _groups(file, wanted):
@@ -87,12 +98,14 @@ def _sample(file: SourceFile, members: Members, with_labels: bool) -> Sample:
     endings = sorted(members, key=lambda ending: ending not in IMAGES)  # "jpg" before "mask.png"
     image = next((members[ending] for ending in endings if ending.rpartition(".")[2] in IMAGES), None)
     if image is None:
-        return Sample(b"", label, _name(file, next(iter(members.values()))), "no_image")
+        return Sample(b"", label, _name(file, next(iter(members.values()))), NO_IMAGE)
     name, path = _name(file, image), image.info.name
     if not image.info.isfile():
         return Sample(b"", label, name, "link")
     if path.startswith("/") or ".." in path.split("/"):
         return Sample(b"", label, name, "unsafe_path")
+    if image.info.size > MAX_BYTES:
+        return Sample(b"", label, name, "too_many_bytes")
     return Sample(image.data, label, name, None, Place(image.info.offset_data, image.info.size))
 
 
@@ -113,7 +126,7 @@ def _label(file: SourceFile, members: Members) -> Label:
 
 
 def _bytes(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
-    if not info.isfile():
+    if not info.isfile() or info.size > MAX_BYTES:
         return b""
     stream = archive.extractfile(info)
     assert stream is not None
