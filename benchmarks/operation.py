@@ -98,9 +98,24 @@ def of_kind(
     words = ["same" if same else f"DIFFERS ({state}{difference(found, expected)})", *in_mlflow(found, expected)]
     if not gone:
         words[0] += ", processes LEFT"
-    doing = at_work[0] + f" and {len(at_work) - 1} more" * bool(at_work[1:]) if at_work else "between stages"
-    cells = [KINDS[kind], f"{moment_s:.0f} s", doing, first.capitalize(), remedy, f"{lost_s:.0f} s", *words]
+    cells = [
+        KINDS[kind],
+        f"{moment_s:.0f} s",
+        _doing(at_work, stage),
+        first.capitalize(),
+        remedy,
+        f"{lost_s:.0f} s",
+        *words,
+    ]
     return same and gone and whole, cells
+
+
+def _doing(at_work: Sequence[str], stage: str) -> str:
+    """The stage that was waited for, unless it has ended, and how many others."""
+    if not at_work:
+        return "between stages"
+    first, *others = sorted(at_work, key=lambda name: name != stage)
+    return first + f" and {len(others)} more" * bool(others)
 
 
 def row(cells: Sequence[str]) -> str:
