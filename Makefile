@@ -40,6 +40,8 @@ bench: setup  ## measure what takes minutes: speed, on an otherwise idle machine
 	@$(BIN)/python -m benchmarks.incremental
 	@$(BIN)/python -m benchmarks.select
 	@$(BIN)/python -m benchmarks.orchestrate
+	@$(BIN)/python -m benchmarks.prepare
+	@root=$$(mktemp -d) && $(BIN)/python -m benchmarks.plan --root $$root && rm -r $$root
 
 lint: setup  ## what CI checks beside the tests: style, types, import rules, the lock
 	$(BIN)/ruff check
