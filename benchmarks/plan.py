@@ -1,15 +1,16 @@
 """The plan of a run beside the run: seconds of each stage, predicted and actual.
 
-`python -m benchmarks.plan --root FOLDER` plans the digits, measuring what is not known yet, runs them, and prints the
-table. Promised: within 25% for each stage over 20 s. Actual are seconds of the worker at a stage's calls, without
-what waits for a slot and without Prefect and MLflow; beside them the worker's own CPU seconds, by which a machine that
-others load can be judged. Another recipe: `--recipe cifar10 --shrink 0.002 --num-iterations 1
---set sources.labelled=...`.
+`python -m benchmarks.plan` plans the digits, measuring what is not known yet, runs them on a root of their own (another
+empty one: `--root FOLDER`), and prints the table. Promised: within 25% for each stage over 20 s. Actual are seconds of
+the worker at a stage's calls, without what waits for a slot and without Prefect and MLflow; beside them the worker's
+own CPU seconds, by which a machine that others load can be judged. Another recipe: `--recipe cifar10 --shrink 0.002
+--num-iterations 1 --set sources.labelled=...`.
 """
 
 import argparse
 import os
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -145,8 +146,10 @@ def _cpu_s(slot: LocalSlot) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="digits")
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root")
     parser.add_argument("--shrink", type=float, default=1.0)
     parser.add_argument("--num-iterations", type=int)
     parser.add_argument("--set", dest="assignments", action="append", default=[])
-    main(**vars(parser.parse_args()))
+    arguments = vars(parser.parse_args())
+    with tempfile.TemporaryDirectory() as scratch:
+        main(**arguments | {"root": arguments["root"] or scratch})

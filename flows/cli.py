@@ -10,12 +10,15 @@ import typer
 import yaml
 
 from flows import console, plan_command, stage_commands
+from flows.options import RecipeName, recipe_names
 from noisystudent_core.config import parse_assignments
 from noisystudent_core.errors import NoisyStudentError
 from noisystudent_core.evaluation import report, studies
 from noisystudent_core.recipes import RECIPES, configure
 from tasks import servers
 from tasks.plain_errors import DEBUG
+
+SETTINGS = ("seed", "student", "num_iterations", "unlabelled_ratio", "threshold", "num_images_per_class", "shrink")
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
 recipes_app = typer.Typer(invoke_without_command=True, help="List the recipes, or show one.")
@@ -33,14 +36,14 @@ def options(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Option(help="A recipe; `noisy-student recipes` lists them.")] = "digits",
+    recipe: RecipeName = "digits",
     root: Annotated[str | None, typer.Option(help="Folder or URL of all artifacts.")] = None,
-    labelled: Annotated[str | None, typer.Option(help="Labelled images: Parquet with image, label.")] = None,
-    unlabelled: Annotated[str | None, typer.Option(help="Unlabelled images: Parquet with image.")] = None,
+    labelled: Annotated[str | None, typer.Option(help="Labelled images: prepared, or any source.")] = None,
+    unlabelled: Annotated[str | None, typer.Option(help="Unlabelled images, likewise.")] = None,
     validation: Annotated[str | None, typer.Option(help="Images that choices are made on.")] = None,
     test: Annotated[str | None, typer.Option(help="Images that the table reports.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
-    engine: Annotated[str, typer.Option(help="Where stages run.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where stages run: local, or ray.")] = "local",
     student: Annotated[str | None, typer.Option(help="timm name of every student's net.")] = None,
     num_iterations: Annotated[int | None, typer.Option(help="How many students.")] = None,
     unlabelled_ratio: Annotated[float | None, typer.Option(help="Unlabelled : labelled images a step.")] = None,
@@ -56,6 +59,7 @@ def run(
     """Run the whole flow in this process, on the Prefect server that answers or on one of its own."""
     parameters = {k: v for k, v in locals().items() if k not in ("assignments", "json_file")}
     overrides = parse_assignments(assignments or [])
+    configure(recipe, **{name: parameters[name] for name in SETTINGS}, overrides=overrides)  # before a server starts
     rows = console.run_flow("noisy_student", {**parameters, "overrides": overrides or None})
     typer.echo(report.table(rows))
     _write_json(rows, json_file)
@@ -64,12 +68,12 @@ def run(
 @app.command()
 def ablate(
     study: Annotated[str, typer.Option(help="table6, figure2, or one of the appendix.")] = "table6",
-    recipe: Annotated[str, typer.Option(help="The recipe whose variants are compared.")] = "digits",
+    recipe: RecipeName = "digits",
     root: Annotated[str | None, typer.Option(help="Folder or URL of all artifacts.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="Once for each; by default 0, 1 and 2.")] = None,
     nets: Annotated[list[str] | None, typer.Option("--net", help="timm names, once for each, smallest first.")] = None,
     unlabelled: Annotated[list[str] | None, typer.Option(help="NAME=URL of a set to study; once for each.")] = None,
-    engine: Annotated[str, typer.Option(help="Where stages run.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where stages run: local, or ray.")] = "local",
     shrink: Annotated[float, typer.Option(help="Factor on the recipe's images and steps, for a trial.")] = 1.0,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="A setting of all variants, key=value.")
@@ -98,7 +102,7 @@ def evaluate_model(
     model: Annotated[str | None, typer.Option(help="timm name of the net, where the checkpoint is a file.")] = None,
     num_classes: Annotated[int | None, typer.Option(help="Of the file's head.")] = None,
     root: Annotated[str | None, typer.Option(help="Folder or URL of all artifacts.")] = None,
-    engine: Annotated[str, typer.Option(help="Where stages run.")] = "local",
+    engine: Annotated[str, typer.Option(help="Where stages run: local, or ray.")] = "local",
     assignments: Annotated[list[str] | None, typer.Option("--set", help="Any other setting, key=value.")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows to this file.")] = None,
 ) -> None:
@@ -136,7 +140,7 @@ def list_recipes(context: typer.Context) -> None:
 
 @recipes_app.command("show")
 def show_recipe(
-    name: Annotated[str, typer.Argument(help="A recipe's name.")],
+    name: Annotated[str, typer.Argument(help="A recipe's name.", autocompletion=recipe_names)],
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value put in place first.")] = None,
 ) -> None:
     """Print a recipe's complete configuration as YAML."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flows.options import RecipeName
 from noisystudent_core.config import parse_assignments
 from noisystudent_core.recipes import configure
 from tasks.engines import opened
@@ -13,7 +14,7 @@ from tasks.planning import planned
 
 
 def plan(
-    recipe: Annotated[str, typer.Option(help="A recipe; `noisy-student recipes` lists them.")] = "digits",
+    recipe: RecipeName = "digits",
     labelled: Annotated[str | None, typer.Option(help="Labelled images.")] = None,
     unlabelled: Annotated[str | None, typer.Option(help="Unlabelled images.")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="So many unlabelled images, wherever they are.")] = None,

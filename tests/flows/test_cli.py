@@ -1,5 +1,6 @@
 """The `noisy-student` command: stages one by one, and errors of one paragraph. Its `run`: test_noisy_student."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,57 @@ def test_an_error_is_one_paragraph(
     assert message in err
     assert err.count("\n") == 1
     assert not Path("out", "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe", "digit"], "recipe 'digit': must be one of digits, finetune"),
+        (["--threshold", "1"], r"selection\.threshold=1\.0: Input should be less than 1"),
+        (["--set", "seeds=1"], "override 'seeds': no setting named 'seeds' there"),
+        (["--num-iterations", "0"], "num_iterations=0: must be >= 1"),
+        (["--shrink", "2"], r"shrink=2\.0: must be above 0"),
+    ],
+)
+def test_a_run_is_refused_before_a_server_starts(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
+) -> None:
+    monkeypatch.setattr(cli.console, "run_flow", lambda *_: pytest.fail("a server was started"))
+    done = CliRunner().invoke(cli.app, ["run", *words])
+    assert done.exit_code == 1
+    assert re.search(message, str(done.exception)), done.exception
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("pre", {"prepare", "predict"}),
+        ("run --recipe cifar10_", {"cifar10_wrn", "cifar10_mismatched"}),
+        ("recipes show sv", {"svhn"}),
+        ("plan --recipe dig", {"digits"}),
+        ("inspect --lab", {"--labelled"}),
+    ],
+)
+def test_a_shell_completes_commands_options_and_recipes(words: str, offered: set[str]) -> None:
+    line = f"noisy-student {words}"
+    asked = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_NOISY_STUDENT_COMPLETE": "complete_bash"}
+    done = CliRunner().invoke(cli.app, [], prog_name="noisy-student", env=asked)
+    assert set(done.stdout.split()) == offered
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predct"], "No such command 'predct'. Did you mean 'predict'"),
+        (["recipes", "shw"], "No such command 'shw'. Did you mean 'show'?"),
+        (["prepare", "--labeled", "a", "b"], "No such option: --labeled"),
+        (["prepare"], "Missing argument"),
+    ],
+)
+def test_wrong_usage_has_a_status_of_its_own(words: list[str], message: str) -> None:
+    done = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("place", [0, 2, 3])
