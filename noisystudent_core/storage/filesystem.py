@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from errno import EDQUOT, EFBIG, ENOSPC
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from noisystudent_core.errors import ConfigurationError, RootError
 from noisystudent_core.storage.secrets import refuse_secrets
 
 ENDPOINTS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+FULL = (ENOSPC, EDQUOT, EFBIG)  # disk, quota, or the limit on a process's files
 NUM_READERS = 32  # files of a bucket that are read at once
 
 
@@ -100,9 +102,8 @@ class Folder:
         except RootError:
             raise
         except OSError as error:
-            raise RootError(
-                f"{self.url}: cannot be written ({_words(error)}); check the path and its rights"
-            ) from error
+            remedy = "make room there, then go on" if error.errno in FULL else "check the path and its rights"
+            raise RootError(f"{self.url}: cannot be written ({_words(error)}); {remedy}") from error
 
     def remove(self, name: str) -> None:
         """Delete a file that is no artifact's; one that is gone already is no error."""

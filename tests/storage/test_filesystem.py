@@ -1,5 +1,6 @@
 """A file is published whole or not at all, once, whoever else is writing; what cannot be written says where."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -151,9 +152,10 @@ def test_writer_that_is_killed_publishes_nothing(root: str) -> None:
 
 def test_writer_that_fails_leaves_nothing(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch, pytest.raises(RootError, match="No space left on device"):
+    words = "No space left on device.*; make room there, then go on"
+    with monkeypatch.context() as patch, pytest.raises(RootError, match=words):
         patch.setattr(os, "fsync", fail)
         Folder.at(root).publish("part", b"data")
     assert list(Path(root).iterdir()) == []
