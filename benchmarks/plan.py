@@ -150,6 +150,7 @@ if __name__ == "__main__":
     parser.add_argument("--shrink", type=float, default=1.0)
     parser.add_argument("--num-iterations", type=int)
     parser.add_argument("--set", dest="assignments", action="append", default=[])
-    arguments = vars(parser.parse_args())
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        main(**arguments | {"root": arguments["root"] or scratch})
+        arguments.root = arguments.root or scratch
+        main(**vars(arguments))

@@ -1,6 +1,7 @@
 """Image parts that refer to images in their source, a Parquet or tar file, instead of holding them."""
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -10,12 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import merge_offset_ranges
 
 from noisystudent_core.data.schemas import IMAGES, from_bytes
 from noisystudent_core.errors import CorruptArtifactError
 from noisystudent_core.storage.filesystem import open_url
 from noisystudent_core.storage.listing import stamp_of
 
+MAX_GAP, MAX_REQUEST = 2**16, 2**24  # bytes: of a bucket, what is read and thrown away, and what is read at once
 WHERE = {  # null, all of them, where the source has no bytes for the row
     "uri": pa.string(),  # of the source's file
     "num_bytes": pa.int64(),  # of that file, as `stamp` when it was indexed
@@ -86,14 +89,28 @@ def _read(uri: str, rows: pa.Table) -> list[bytes]:
 
 def _ranges(fs: AbstractFileSystem, path: str, starts: list[int], lengths: list[int]) -> list[bytes]:
     if not isinstance(fs, LocalFileSystem):
-        ends = [start + length for start, length in zip(starts, lengths, strict=True)]
-        return fs.cat_ranges([path] * len(starts), starts, ends, on_error="raise")
+        return _in_few_requests(fs, path, starts, lengths)
     found: list[bytes] = []
     with fs.open(path, "rb") as stream:
         for start, length in zip(starts, lengths, strict=True):
             stream.seek(start)
             data: Any = stream.read(length)
             found.append(data)
+    return found
+
+
+def _in_few_requests(fs: AbstractFileSystem, path: str, starts: list[int], lengths: list[int]) -> list[bytes]:
+    """Neighbours come together, with what little lies between them."""
+    wanted = {(start, start + length) for start, length in zip(starts, lengths, strict=True) if length}
+    begins: list[int | None] = [begin for begin, _ in wanted]
+    ends: list[int | None] = [end for _, end in wanted]
+    paths, firsts, lasts = merge_offset_ranges([path] * len(wanted), begins, ends, MAX_GAP, MAX_REQUEST)
+    blocks = fs.cat_ranges(paths, firsts, lasts, on_error="raise")
+    found: list[bytes] = []
+    for start, length in zip(starts, lengths, strict=True):
+        block = bisect_right(firsts, start) - 1
+        offset = start - firsts[block]
+        found.append(blocks[block][offset : offset + length] if length else b"")
     return found
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from noisystudent_core import stages
 from noisystudent_core.config import IngestConfig, PrepareConfig
+from noisystudent_core.data import references
 from noisystudent_core.data.encoded import LabelledParts
 from noisystudent_core.data.parts import labelled_batches, read_images
 from noisystudent_core.data.references import REFERENCES
@@ -17,6 +19,7 @@ from noisystudent_core.data.schemas import IMAGES
 from noisystudent_core.errors import ConfigurationError, CorruptArtifactError
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact
+from noisystudent_core.storage.s3 import S3
 from tests.data import written
 from tests.data.written import Given
 
@@ -64,6 +67,31 @@ def test_references_into_a_bucket(s3_root: str, tmp_path: Path, given: list[Give
         Folder.at(s3_root).publish(path.name, path.read_bytes())
     copies, references = (take(s3_root, tmp_path / str(flag), index_only=flag) for flag in (False, True))
     assert rows(references) == rows(copies)
+
+
+def test_neighbours_in_a_bucket_come_in_one_request(
+    s3_root: str, tmp_path: Path, given: list[Given], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, three = (image.data for image in given[:3])
+    far = {"a.png": one, "b.png": b"", "b.txt": bytes(100_000), "c.png": two, "d.png": three}
+    Folder.at(s3_root).publish("a.tar", written.tar(tmp_path / "a.tar", far).read_bytes())
+    config = PrepareConfig(ingest=IngestConfig(index_only=True), max_bad_fraction=1.0, shuffle=True)
+    stages.prepare(config, {"source": s3_root}, "", out=str(tmp_path / "out"))
+    asked: list[int] = []
+    cat_file = S3._cat_file
+
+    async def counted(self: S3, path: str, *, start: int | None = None, **more: Any) -> bytes:
+        if start is not None:
+            asked.append(start)
+        return await cat_file(self, path, start=start, **more)
+
+    monkeypatch.setattr(S3, "_cat_file", counted)
+    images = {str(row["source"]): row["image"] for row in rows(str(tmp_path / "out"))}
+    assert images == {f"a.tar:{name}": data for name, data in far.items() if name.endswith(".png")}
+    assert len(asked) == 2
+    monkeypatch.setattr(references, "MAX_REQUEST", 500)
+    assert {str(row["source"]): row["image"] for row in rows(str(tmp_path / "out"))} == images
+    assert len(asked) == 2 + 3
 
 
 def test_members_that_are_no_image_stay_bad(tmp_path: Path, given: list[Given]) -> None:
