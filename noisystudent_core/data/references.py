@@ -106,12 +106,13 @@ def _in_few_requests(fs: AbstractFileSystem, path: str, starts: list[int], lengt
     ends: list[int | None] = [end for _, end in wanted]
     paths, firsts, lasts = merge_offset_ranges([path] * len(wanted), begins, ends, MAX_GAP, MAX_REQUEST)
     blocks = fs.cat_ranges(paths, firsts, lasts, on_error="raise")
-    found: list[bytes] = []
-    for start, length in zip(starts, lengths, strict=True):
+
+    def cut(start: int, length: int) -> bytes:
         block = bisect_right(firsts, start) - 1
         offset = start - firsts[block]
-        found.append(blocks[block][offset : offset + length] if length else b"")
-    return found
+        return blocks[block][offset : offset + length]
+
+    return [cut(start, length) if length else b"" for start, length in zip(starts, lengths, strict=True)]
 
 
 def _check_unchanged(fs: AbstractFileSystem, path: str, uri: str, known: dict[str, object]) -> None:
