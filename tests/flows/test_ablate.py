@@ -14,7 +14,16 @@ from noisystudent_core.errors import ConfigurationError, RootError, SourceError
 from noisystudent_core.evaluation import studies
 from noisystudent_core.storage.manifest import Artifact, Manifest
 from noisystudent_core.storage.verify import artifact_urls
-from tests.flows.world import KeptEngine, World, artifacts, contents, flow_runs, in_this_process, task_runs
+from tests.flows.world import (
+    KeptEngine,
+    World,
+    artifacts,
+    contents,
+    flow_runs,
+    in_this_process,
+    task_runs,
+    to_four_places,
+)
 
 SEEDS = [3, 4]
 VARIANTS = ["joint", "pretrain, then fine-tune", "pretrain, then fine-tune at the same rate"]
@@ -102,7 +111,7 @@ def _run(world: World, name: str) -> Any:
 def test_losses_are_side_by_side_and_marks_say_what_is_no_chance(world: World, rows: list[dict[str, Any]]) -> None:
     (run,) = flow_runs("ablate")[:1]
     (page,), (table,) = artifacts(run, "study-joint-report"), artifacts(run, "study-joint")
-    assert json.loads(table.data) == rows
+    assert json.loads(table.data) == to_four_places(rows)
     assert page.data.startswith("# Joint training, or one after the other (appendix, study 6), digits\n")
     header, _, *lines = [line for line in page.data.splitlines() if line.startswith("|")]
     named = [word.strip() for word in header.split("|")[1:-1]]
@@ -133,7 +142,11 @@ def test_the_same_study_again_computes_nothing(world: World, rows: list[dict[str
         ({"recipe": "digit"}, ConfigurationError, "recipe 'digit': must be one of digits"),
         ({"overrides": {"selection.treshold": 0.1}}, ConfigurationError, "no setting named 'treshold' there; there is"),
         ({"overrides": {"selection.threshold": 1.0}}, ConfigurationError, "selection.threshold=1.0: Input should be"),
-        ({"unlabelled": {"a": "nowhere.parquet"}}, SourceError, "nowhere.parquet: does not exist; give a Parquet file"),
+        (
+            {"unlabelled": {"a": "nowhere.parquet"}},
+            SourceError,
+            "nowhere.parquet: does not exist; give a folder",
+        ),
         ({"root": "/proc/root"}, RootError, "/proc/root.*cannot be written"),
         ({"engine": "slurm"}, ConfigurationError, "engine 'slurm': must be one of local"),
         (

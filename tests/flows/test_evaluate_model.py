@@ -15,7 +15,7 @@ from flows.evaluate_model import evaluate_model
 from noisystudent_core.errors import ConfigurationError, LabelError, SourceError
 from noisystudent_core.evaluation import corruptions
 from noisystudent_core.storage.manifest import Artifact
-from tests.flows.world import KeptEngine, World, artifacts, flow_runs, in_this_process, parent
+from tests.flows.world import KeptEngine, World, artifacts, flow_runs, in_this_process, parent, to_four_places
 from tests.stages.small import FIT, Small
 
 WORDS = ("nought", "one", "two")
@@ -96,7 +96,8 @@ def test_a_row_for_each_benchmark_and_metric(rows: Rows) -> None:
 
 def test_prefect_and_mlflow_show_them(world: World, rows: Rows) -> None:
     (table,) = artifacts(flow_runs("evaluate-model")[0], "measurements")
-    assert json.loads(table.data) == [{key: row[key] for key in row if key != "report"} for row in rows]
+    shown = [{key: row[key] for key in row if key != "report"} for row in rows]
+    assert json.loads(table.data) == to_four_places(shown)
     experiment = world.tracking.get_experiment_by_name("noisy-student")
     assert experiment is not None
     runs = world.tracking.search_runs([experiment.experiment_id])
@@ -226,7 +227,11 @@ def test_labels_out_of_range_end_the_run(
     ("parameters", "error", "message"),
     [
         ({}, ConfigurationError, "images=None: nothing to measure on; give labelled images, or benchmarks' folders"),
-        ({"images": "nowhere.parquet"}, SourceError, r"nowhere\.parquet: does not exist; give a Parquet file"),
+        (
+            {"images": "nowhere.parquet"},
+            SourceError,
+            r"nowhere\.parquet: does not exist; give a folder",
+        ),
         (
             {"folders": {"folder": "nowhere"}},
             SourceError,

@@ -50,6 +50,7 @@ from tests.flows.world import (
     parent,
     snapshot,
     task_runs,
+    to_four_places,
 )
 
 MODEL = "noisy-student-digits"
@@ -153,7 +154,7 @@ def test_tables_are_in_the_ui(rows: list[dict[str, Any]]) -> None:
     run = flow_runs()[0]
     (iterations,) = artifacts(run, "iterations")
     shown = (*report.columns(rows), "checkpoint")
-    assert json.loads(iterations.data) == [{name: row[name] for name in shown} for row in rows]
+    assert json.loads(iterations.data) == to_four_places([{name: row[name] for name in shown} for row in rows])
     (thresholds,) = artifacts(run, "thresholds")
     table = json.loads(thresholds.data)
     assert {0.0, 0.3, 0.6, 0.99} <= {row["threshold"] for row in table}

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -138,6 +139,15 @@ def flow_runs(name: str = "noisy-student") -> list[FlowRun]:
 
 
 def task_runs(run: FlowRun) -> list[TaskRun]:
+    """As the server has them once it tells nothing new for a second: it records them some time after they ended."""
+    found, known = _task_runs(run), None
+    while known != (known := {(each.id, each.name, each.state_name) for each in found}):
+        time.sleep(1)
+        found = _task_runs(run)
+    return found
+
+
+def _task_runs(run: FlowRun) -> list[TaskRun]:
     with get_client(sync_client=True) as client:
         found: list[TaskRun] = []
         only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
@@ -152,6 +162,11 @@ def artifacts(run: FlowRun, key: str) -> list[Any]:
             artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])),
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
         )
+
+
+def to_four_places(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows as the UI's tables have them."""
+    return [{name: round(cell, 4) if isinstance(cell, float) else cell for name, cell in row.items()} for row in rows]
 
 
 def parent(client: MlflowClient) -> Any:
