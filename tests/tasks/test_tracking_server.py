@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from noisystudent_core import stages
-from tasks import mlflow_connection
+from tasks import mlflow_connection, running
 from tasks.progress import Progress
 from tasks.running import _listener
 from tasks.tracking import StageRun, Tracker
@@ -139,6 +139,7 @@ def test_fit_takes_no_longer_beside_an_mlflow_that_answers_after_seconds(
     server: Server, small: Small, data: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_connection, "CLOSE_SECONDS", 60.0)
+    monkeypatch.setattr(running, "show_image", lambda *shown: None)  # there is no Prefect
     with proxy_of(server.uri) as proxy:
         tracker = Tracker(proxy.uri)
         parent = opened(tracker)
