@@ -47,8 +47,8 @@ def noisy_student(
     Args:
         recipe: A whole configuration by name; `noisy-student recipes` lists them.
         root: Where artifacts go, a folder or s3:// URL; by default .noisy-student/artifacts.
-        labelled: Labelled images, Parquet files with `image` and `label`; by default the recipe's.
-        unlabelled: Unlabelled images, Parquet files with `image`; by default the recipe's.
+        labelled: Labelled images, prepared or any other source; by default the recipe's.
+        unlabelled: Unlabelled images, likewise; by default the recipe's.
         validation: Images that choices are made on; by default the recipe's, or a share of the labelled ones.
         test: Images that the table reports; by default the recipe's.
         seed: Seed of the whole run.
