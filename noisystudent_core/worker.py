@@ -10,43 +10,44 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TextIO
 
-from noisystudent_core import interruption, stages
+from noisystudent_core import interruption
 from noisystudent_core.config import NoisyStudentConfig, evaluation, settings
 from noisystudent_core.config import data as data_settings
 from noisystudent_core.events import Events
-from noisystudent_core.planning.plan import plan
 from noisystudent_core.storage.manifest import Manifest
 
-CALLS: dict[str, tuple[Any, Callable[..., Any]]] = {
-    "check": (NoisyStudentConfig, stages.check),
-    "prepare": (data_settings.PrepareConfig, stages.prepare),
-    "exclusions": (data_settings.ExclusionsConfig, stages.exclusions),
-    "plan_fingerprint": (data_settings.FingerprintConfig, stages.plan_fingerprint),
-    "fingerprint_group": (data_settings.FingerprintConfig, stages.fingerprint_group),
-    "fingerprint": (data_settings.FingerprintConfig, stages.fingerprint),
-    "plan_inspect_parts": (data_settings.InspectPartsConfig, stages.plan_inspect_parts),
-    "inspect_parts_group": (data_settings.InspectPartsConfig, stages.inspect_parts_group),
-    "inspect_parts": (data_settings.InspectPartsConfig, stages.inspect_parts),
-    "inspect": (data_settings.InspectConfig, stages.inspect),
-    "fit": (settings.FitConfig, stages.fit),
-    "fix_resolution": (settings.FixResolutionConfig, stages.fix_resolution),
-    "adopt": (settings.AdoptConfig, stages.adopt),
-    "plan_predict": (settings.PredictConfig, stages.plan_predict),
-    "predict_group": (settings.PredictConfig, stages.predict_group),
-    "predict": (settings.PredictConfig, stages.predict),
-    "select": (settings.SelectConfig, stages.select),
-    "materialise": (settings.MaterialiseConfig, stages.materialise),
-    "corrupt": (evaluation.CorruptConfig, stages.corrupt),
-    "evaluate": (evaluation.EvaluateConfig, stages.evaluate),
-    "report": (evaluation.ReportConfig, stages.report),
-    "report_model": (evaluation.ModelReportConfig, stages.report_model),
-    "plan": (NoisyStudentConfig, plan),
+STAGES, PLANNING = "noisystudent_core.stages", "noisystudent_core.planning.plan"  # imported when they are called
+CALLS: dict[str, tuple[Any, str]] = {  # functions, their settings and where they are
+    "check": (NoisyStudentConfig, STAGES),
+    "prepare": (data_settings.PrepareConfig, STAGES),
+    "exclusions": (data_settings.ExclusionsConfig, STAGES),
+    "plan_fingerprint": (data_settings.FingerprintConfig, STAGES),
+    "fingerprint_group": (data_settings.FingerprintConfig, STAGES),
+    "fingerprint": (data_settings.FingerprintConfig, STAGES),
+    "plan_inspect_parts": (data_settings.InspectPartsConfig, STAGES),
+    "inspect_parts_group": (data_settings.InspectPartsConfig, STAGES),
+    "inspect_parts": (data_settings.InspectPartsConfig, STAGES),
+    "inspect": (data_settings.InspectConfig, STAGES),
+    "fit": (settings.FitConfig, STAGES),
+    "fix_resolution": (settings.FixResolutionConfig, STAGES),
+    "adopt": (settings.AdoptConfig, STAGES),
+    "plan_predict": (settings.PredictConfig, STAGES),
+    "predict_group": (settings.PredictConfig, STAGES),
+    "predict": (settings.PredictConfig, STAGES),
+    "select": (settings.SelectConfig, STAGES),
+    "materialise": (settings.MaterialiseConfig, STAGES),
+    "corrupt": (evaluation.CorruptConfig, STAGES),
+    "evaluate": (evaluation.EvaluateConfig, STAGES),
+    "report": (evaluation.ReportConfig, STAGES),
+    "report_model": (evaluation.ModelReportConfig, STAGES),
+    "plan": (NoisyStudentConfig, PLANNING),
 }
 
 
@@ -67,7 +68,8 @@ def main() -> None:
 
 def serve(request: dict[str, Any], events: Events) -> Any:
     """Carry out one request, in whatever process, and return its JSON result; None for an artifact."""
-    config_class, call = CALLS[request["call"]]
+    config_class, module = CALLS[request["call"]]
+    call = getattr(import_module(module), request["call"])
     config = config_class.model_validate(request["config"])
     result = call(config, request["inputs"], request["root"], events, **request["arguments"])
     return None if isinstance(result, Manifest) else result

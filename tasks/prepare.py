@@ -6,6 +6,7 @@ from prefect import task
 from prefect.client.schemas.objects import State
 
 from noisystudent_core.config import SPLITS, NoisyStudentConfig, PrepareConfig
+from noisystudent_core.data.labels import check_same_names
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.manifest import Artifact, Manifest
 from noisystudent_core.storage.prepared import IMAGES
@@ -16,9 +17,14 @@ from tasks.tracking import TrackedData
 
 
 @task(name="prepare", task_run_name="prepare {split}", **RETRIES)
-def prepare(split: str, source: str, config: NoisyStudentConfig, run: Run) -> State[str]:
-    """Take in one of the sources, and log it as a data set of the run."""
+def prepare(
+    split: str, source: str, config: NoisyStudentConfig, run: Run, evaluation: dict[str, Ref] | None = None
+) -> State[str]:
+    """Take in one of the sources, whose classes are those of the `evaluation` sets, and log it as a data set."""
     state = run_stage("prepare", config.prepare(split), {"source": source}, run, f"prepare {split}")
+    names = _class_names(str(state.data))
+    for other, url in (evaluation or {}).items():
+        check_same_names(other, _class_names(str(url)), split, names)
     log_data(split, str(state.data), run)
     return state
 
@@ -39,9 +45,16 @@ def exclusions(data: dict[str, Ref], config: NoisyStudentConfig, run: Run) -> Re
 
 
 def prepare_all(config: NoisyStudentConfig, run: Run) -> dict[str, Ref]:
-    """Submit the intake of every source that the run has."""
-    sources = {split: config.source(split) for split in SPLITS}
-    return {split: prepare.submit(split, source, config, run) for split, source in sources.items() if source}
+    """Submit the intake of every source that the run has; the labelled images last, with which learning begins."""
+    sources = {split: source for split in SPLITS if (source := config.source(split))}
+    labelled = sources.pop("labelled")
+    data = {split: prepare.submit(split, source, config, run) for split, source in sources.items()}
+    evaluation = {split: images for split, images in data.items() if split != "unlabelled"}
+    return {"labelled": prepare.submit("labelled", labelled, config, run, evaluation), **data}
+
+
+def _class_names(url: str) -> list[str] | None:
+    return Artifact.open(url).manifest.facts.get("class_names")
 
 
 def _found(manifest: Manifest) -> dict[str, float]:

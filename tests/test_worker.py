@@ -33,7 +33,7 @@ def shout(config, inputs, root, events, *, word):
 def fail(config, inputs, root, events, *, kind):
     raise {"ours": SourceError, "theirs": KeyError}[kind]("s3://nowhere: no image in it\\ntwo lines")
 
-worker.CALLS |= {"shout": (ExclusionsConfig, shout), "fail": (ExclusionsConfig, fail)}
+worker.CALLS |= {"shout": (ExclusionsConfig, "__main__"), "fail": (ExclusionsConfig, "__main__")}
 worker.main()
 """
 REQUEST: dict[str, Any] = {"config": {}, "inputs": {"name": "ü"}, "root": "r"}

@@ -23,8 +23,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import decode_batch
-from noisystudent_core.data.parts import ANY_SIZE, NUM_THREADS
+from noisystudent_core.data.parts import ANY_SIZE
 from noisystudent_core.errors import WorkerDiedError, by_name
 
 CLOSE_S = 1.0  # that the processes have to end; one that still loads its libraries takes longer

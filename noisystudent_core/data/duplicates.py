@@ -13,8 +13,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import decode_image
-from noisystudent_core.data.parts import ANY_SIZE, NUM_THREADS
+from noisystudent_core.data.parts import ANY_SIZE
 from noisystudent_core.data.schemas import FINGERPRINTS
 from noisystudent_core.errors import ImageError
 

@@ -15,7 +15,8 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2.functional import center_crop
 
-from noisystudent_core.data.images import decode_batch, jpeg_frame, resize_plan
+from noisystudent_core.data.image_files import jpeg_frame
+from noisystudent_core.data.images import decode_batch, resize_plan
 from noisystudent_core.data.parts import ANY_SIZE
 from noisystudent_core.errors import ConfigurationError
 

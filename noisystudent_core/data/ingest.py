@@ -8,12 +8,10 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from noisystudent_core.config.data import IngestConfig
-from noisystudent_core.data.images import decode_image
+from noisystudent_core.data.image_files import NUM_THREADS, decoded_size
 from noisystudent_core.data.labels import Labels
-from noisystudent_core.data.parts import NUM_THREADS
 from noisystudent_core.data.references import REFERENCES, WHERE, image_id, images_from_bytes
 from noisystudent_core.data.schemas import IMAGES
-from noisystudent_core.data.shrinking import shrunk
 from noisystudent_core.data.sources.parquet import has_addresses
 from noisystudent_core.data.sources.readers import read
 from noisystudent_core.data.sources.samples import Sample, Samples, printable
@@ -121,10 +119,11 @@ def _check(sample: Sample, config: IngestConfig) -> Checked:
     if sample.reason is not None:
         return Checked(sample.data, None, None, sample.reason)
     try:
-        image = decode_image(sample.data, max_pixels=config.max_pixels)
+        height, width = decoded_size(sample.data, max_pixels=config.max_pixels)
     except ImageError as error:
         return Checked(sample.data, None, None, error.reason)
-    if config.shorter_side_px is not None and min(image.shape[1:]) > config.shorter_side_px:
-        data, height, width = shrunk(sample.data, image, config.shorter_side_px)
-        return Checked(data, height, width, None)
-    return Checked(sample.data, image.shape[1], image.shape[2], None)
+    if config.shorter_side_px is None or min(height, width) <= config.shorter_side_px:
+        return Checked(sample.data, height, width, None)
+    from noisystudent_core.data.shrinking import shrunk  # PyTorch, 0.9 GB, that all other intake does without
+
+    return Checked(*shrunk(sample.data, config.shorter_side_px, config.max_pixels), None)

@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.mixing import id_seeds
 from noisystudent_core.data.references import images_from_bytes
 from noisystudent_core.data.selected import selected_images
 from noisystudent_core.storage.manifest import Artifact, Part
 
-NUM_THREADS = 4  # that decode
 ANY_SIZE = 2**62  # pixels: the limit was applied when the image was taken in
 DECODE_ROWS = 1024  # images decoded at a time: bounds memory on large parts
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from noisystudent_core.data.encoded import EncodedImages, undecodable
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import decode_batch
-from noisystudent_core.data.parts import ANY_SIZE, DECODE_ROWS, NUM_THREADS
+from noisystudent_core.data.parts import ANY_SIZE, DECODE_ROWS
 from noisystudent_core.errors import ConfigurationError
 
 

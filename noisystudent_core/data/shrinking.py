@@ -3,18 +3,20 @@
 import io
 
 from PIL import Image
-from torch import Tensor
 from torch.nn.functional import interpolate
+
+from noisystudent_core.data.images import decode_image
 
 JPEG_QUALITY = 95
 
 
-def shrunk(data: bytes, image: Tensor, shorter_side_px: int) -> tuple[bytes, int, int]:
+def shrunk(data: bytes, shorter_side_px: int, max_pixels: int) -> tuple[bytes, int, int]:
     """An image file whose shorter side has so many pixels, and its height and width.
 
-    `image` uint8 [3, H, W] is what `data` decodes to, upright. A JPEG stays one, at quality 95 without subsampling of
-    colour; all else becomes PNG.
+    It is upright. A JPEG stays one, at quality 95 without subsampling of colour; all else becomes PNG. Raises as
+    `decode_image` does.
     """
+    image = decode_image(data, max_pixels=max_pixels)
     height, width = (max(1, round(shorter_side_px * side / min(image.shape[1:]))) for side in image.shape[1:])
     # bicubic and antialiased, in integer arithmetic and clipped, as where images are read
     smaller = interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -41,10 +41,8 @@ def check_labels(
     `names` are those of the classes, `called` says which image an id is, where that has to be told.
     """
     table, counts = _table(rows)
-    by_image = table.group_by("image").aggregate([("label", "min"), ("label", "max")])
-    unequal = by_image.filter(pc.field("label_min") != pc.field("label_max")).slice(0, 1)
-    for image, least, most in zip(*(unequal[name].to_pylist() for name in unequal.column_names), strict=True):
-        one, other = _class(least, names), _class(most, names)
+    for image, *two in _labelled_twice(table):
+        one, other = (_class(number, names) for number in two)
         raise LabelError(f"{where}: image {called(image)} has labels {one} and {other}; must have one: remove it")
     empty = [_class(number, names) for number in range(num_classes) if not counts[number]]
     if empty:
@@ -87,6 +85,17 @@ def hashed(identity: bytes, seed: int) -> bytes:
 
 def _class(number: int, names: Sequence[str] | None) -> str:
     return f"{number} ({names[number]!r})" if names else str(number)
+
+
+def _labelled_twice(table: pa.Table) -> Iterator[tuple[bytes, int, int]]:
+    """Each image that has another label the next time it comes, in the order of their ids, and both labels."""
+    in_order = table.sort_by([("image", "ascending"), ("label", "ascending")])  # less memory than groups by image
+    first, second = in_order.slice(0, max(0, len(in_order) - 1)), in_order.slice(1)
+    pairs = pa.table(
+        [first["image"], first["label"], second["label"], second["image"]], ["image", "one", "other", "next"]
+    )
+    unequal = pairs.filter((pc.field("image") == pc.field("next")) & (pc.field("one") != pc.field("other")))
+    yield from zip(*(unequal[name].to_pylist() for name in ("image", "one", "other")), strict=True)
 
 
 def _table(rows: Rows) -> tuple[pa.Table, Counter[int]]:

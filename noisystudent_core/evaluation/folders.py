@@ -11,8 +11,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import centre_crop_resize, decode_image
-from noisystudent_core.data.parts import NUM_THREADS
 from noisystudent_core.errors import ImageError, LabelError, SourceError
 from noisystudent_core.evaluation.videos import VIDEO_SUFFIX, check_decoder, decode_video
 from noisystudent_core.storage.filesystem import Folder

@@ -19,9 +19,10 @@ from noisystudent_core.config.data import IngestConfig, PrepareConfig
 from noisystudent_core.config.evaluation import Adversarial, Corruptions
 from noisystudent_core.config.settings import FitConfig, PredictConfig
 from noisystudent_core.data import duplicates
+from noisystudent_core.data.image_files import NUM_THREADS
 from noisystudent_core.data.images import decode_batch
 from noisystudent_core.data.mixing import image_seeds
-from noisystudent_core.data.parts import ANY_SIZE, NUM_THREADS
+from noisystudent_core.data.parts import ANY_SIZE
 from noisystudent_core.data.schemas import IMAGE_ID
 from noisystudent_core.data.streams import ResidentStream, Share
 from noisystudent_core.evaluation import adversarial, classification, corruptions, perturbations, sequences

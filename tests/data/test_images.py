@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from noisystudent_core.data.images import centre_crop_resize, decode_batch, decode_image, image_size
+from noisystudent_core.data.image_files import decoded_size
+from noisystudent_core.data.images import centre_crop_resize, decode_batch, decode_image
 from noisystudent_core.errors import ConfigurationError, ImageError
 
 RNG = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_lossless_kinds_give_their_pixels(kind: str) -> None:
     data, image = KINDS[kind]
     assert torch.equal(decode_image(data), pixels(image))
     assert torch.equal(decode_image(data, channels=1), pixels(image.convert("RGB"), "L"))
-    assert image_size(data) == (40, 56)
+    assert decoded_size(data) == (40, 56)
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"keep_rgb": True}])
@@ -119,13 +120,16 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         flips = {5: (), 6: (2,), 7: (1, 2), 8: (1,)}
     expected = expected.flip(flips.get(orientation, ()))
     image = decode_image(data)
-    assert image.shape == (3, height, width) and image_size(data) == (height, width)
+    assert image.shape == (3, height, width) and decoded_size(data) == (height, width)
     assert (image.int() - expected.int()).abs().float().mean() < 4
 
 
 def reason_of(data: bytes, **options: Any) -> str:
     with pytest.raises(ImageError) as caught:
         decode_image(data, **options)
+    with pytest.raises(ImageError) as checked:
+        decoded_size(data, **options)
+    assert checked.value.reason == caught.value.reason
     return caught.value.reason
 
 
@@ -192,12 +196,15 @@ def test_decompression_bomb_is_refused_before_decoding() -> None:
 )
 def test_damage_gives_an_image_or_an_image_error(source: bytes, position: float, damage: bytes) -> None:
     start = int(position * (len(source) - 1))
+    damaged = source[:start] + damage + source[start + len(damage) :]
     try:
-        image = decode_image(source[:start] + damage + source[start + len(damage) :], max_pixels=10**6)
+        image = decode_image(damaged, max_pixels=10**6)
     except ImageError as error:
         assert error.reason in ("truncated", "undecodable", "not_an_image", "too_many_pixels")
+        assert reason_of(damaged, max_pixels=10**6) == error.reason  # in the check as images are taken in, too
     else:
         assert image.dtype == torch.uint8 and image.shape[0] == 3
+        assert decoded_size(damaged, max_pixels=10**6) == tuple(image.shape[1:])
 
 
 def test_crop_of_the_exact_size_is_the_image() -> None:

@@ -4,12 +4,10 @@ A set is known by its name and split alone: torchvision checks its files' MD5. P
 `idx`. ImageNet and ImageFolder are folders of classes, and are read as such.
 """
 
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
-from torchvision import datasets
 
 from noisystudent_core.data.sources.idx import pixmap
 from noisystudent_core.data.sources.samples import Sample, Samples
@@ -17,19 +15,14 @@ from noisystudent_core.errors import ConfigurationError, SourceError
 from noisystudent_core.storage.listing import torchvision_name
 from noisystudent_core.storage.sources import SourceFile
 
-
-def _by_train(kind: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda root, split, download: kind(root, train=split == "train", download=download)
-
-
 TRAIN_TEST = ("train", "test")
-SETS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
-    "CIFAR10": (_by_train(datasets.CIFAR10), TRAIN_TEST),
-    "CIFAR100": (_by_train(datasets.CIFAR100), TRAIN_TEST),
-    "FashionMNIST": (_by_train(datasets.FashionMNIST), TRAIN_TEST),
-    "MNIST": (_by_train(datasets.MNIST), TRAIN_TEST),
-    "SVHN": (datasets.SVHN, ("train", "test", "extra")),
-    "STL10": (datasets.STL10, ("train", "test", "unlabeled", "train+unlabeled")),
+SETS = {
+    "CIFAR10": TRAIN_TEST,
+    "CIFAR100": TRAIN_TEST,
+    "FashionMNIST": TRAIN_TEST,
+    "MNIST": TRAIN_TEST,
+    "SVHN": ("train", "test", "extra"),
+    "STL10": ("train", "test", "unlabeled", "train+unlabeled"),
 }
 
 
@@ -51,13 +44,15 @@ def class_names(file: SourceFile) -> tuple[str, ...] | None:
 def _open(file: SourceFile) -> Any:
     name, split = torchvision_name(file.path)
     given = dict(parse_qsl(file.path.partition("?")[2]))
-    kind, splits = SETS.get(name, (None, ()))
-    if kind is None:
+    if name not in SETS:
         raise ConfigurationError(f"torchvision set {name!r}: must be one of {', '.join(SETS)}, ImageNet, ImageFolder")
-    if split not in splits:
-        raise ConfigurationError(f"split={split!r} of {name}: must be one of {', '.join(splits)}")
+    if split not in SETS[name]:
+        raise ConfigurationError(f"split={split!r} of {name}: must be one of {', '.join(SETS[name])}")
+    from torchvision import datasets  # PyTorch, that all other intake does without
+
+    wanted: dict[str, Any] = {"train": split == "train"} if SETS[name] == TRAIN_TEST else {"split": split}
     try:
-        return kind(root=given["root"], split=split, download=given.get("download") == "true")
+        return getattr(datasets, name)(given["root"], download=given.get("download") == "true", **wanted)
     except (RuntimeError, OSError) as error:
         raise SourceError(f"{file.path}: {error}; give the root it lies in, or &download=true") from None
     except ImportError as error:
