@@ -4,7 +4,6 @@ python -m benchmarks.prepare --num-images 1000000
 """
 
 import argparse
-import os
 import resource
 import signal
 import struct
@@ -20,11 +19,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measuring import circumstances
-from noisystudent_core import stages
-from noisystudent_core.config import IngestConfig, PrepareConfig
 from noisystudent_core.storage.manifest import Artifact
 
 SIDE_PX, NUM_CLASSES, PER_TAR = 8, 10, 10_000
+# a process with nothing else in it
+TAKE_IN = """
+import sys
+from noisystudent_core import stages
+from noisystudent_core.config import IngestConfig, PrepareConfig
+config = PrepareConfig(ingest=IngestConfig(num_classes=int(sys.argv[3])), shuffle=sys.argv[4] == "True")
+stages.prepare(config, {"source": sys.argv[1]}, "", out=sys.argv[2])
+"""
 
 
 def main(num_images: int, shuffle: bool) -> None:
@@ -65,8 +70,7 @@ def take_in(
 ) -> tuple[float, float, tuple[int, int]]:
     """Seconds, CPU seconds and peak bytes, in all and without mapped files, of `prepare` in a process of its own."""
     started, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "benchmarks.prepare", "--take-in", str(source), str(out)]
-    child = subprocess.Popen(command + ["--shuffle"] * shuffle)
+    child = subprocess.Popen([sys.executable, "-c", TAKE_IN, str(source), str(out), str(NUM_CLASSES), str(shuffle)])
     peak = (0, 0)
     while child.poll() is None:
         now = _num_bytes(child.pid)
@@ -111,11 +115,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-images", type=int, default=1_000_000)
     parser.add_argument("--shuffle", action="store_true")
-    parser.add_argument("--take-in", nargs=2, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.take_in:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        config = PrepareConfig(ingest=IngestConfig(num_classes=NUM_CLASSES), shuffle=arguments.shuffle)
-        stages.prepare(config, {"source": arguments.take_in[0]}, "", out=arguments.take_in[1])
-    else:
-        main(arguments.num_images, arguments.shuffle)
+    main(**vars(parser.parse_args()))

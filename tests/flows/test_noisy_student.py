@@ -299,3 +299,19 @@ def test_a_failing_run_says_so_in_one_paragraph(world: World, rows: list[dict[st
     assert last.startswith("noisy-student: student 1 (test_efficientnet) has 101,766 parameters, its teacher 373,658:")
     assert flow_runs()[-1].state_name == "Failed"
     assert contents(world.root) == before
+
+
+def test_test_images_of_other_classes_end_a_run_before_anything_is_fitted(
+    world: World, rows: list[dict[str, Any]], picture: Any, tmp_path: Path
+) -> None:
+    sources = {"unlabelled": world.sources["unlabelled"], "root": str(tmp_path / "root")}
+    for split, second in (("labelled", "bee"), ("validation", "bee"), ("test", "cow")):
+        sources[split] = str(tmp_path / split)
+        for number, name in enumerate(("ant", second)):
+            file = tmp_path / split / name / "one.png"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(picture(2 * len(sources) + number))
+    done = world.command("run", "--set", "data.num_classes=2", **sources)
+    assert done.returncode == 1
+    assert "test: class 1 is 'cow', of labelled 'bee': must be the same in the same order" in done.stderr
+    assert not list(tmp_path.glob("root/checkpoints/*"))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.stages.inspected import Sets
 from tests.stages.small import Small
 
 
@@ -15,3 +16,8 @@ def small(memory_root: str) -> Small:
 @pytest.fixture
 def data(small: Small, write_sources: Callable[[str], dict[str, str]]) -> dict[str, str]:
     return small.prepare_all(write_sources(small.root))
+
+
+@pytest.fixture
+def sets(memory_root: str, write_source: Callable[..., str]) -> Sets:
+    return Sets(memory_root, write_source)

@@ -1,79 +1,18 @@
 """What an inspection says of sets whose images can be counted by hand."""
 
-import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from noisystudent_core import stages
-from noisystudent_core.config import IngestConfig, InspectConfig, InspectPartsConfig, PrepareConfig
+from noisystudent_core.config import InspectConfig
 from noisystudent_core.errors import DataError
 from noisystudent_core.evaluation import inspection as counted
-from noisystudent_core.stages import inspect_repeats
-from noisystudent_core.storage.manifest import Artifact, artifact_url, input_digests
-from noisystudent_core.storage.prepared import inspection_inputs, refuse_leaks
-from tests.data.test_duplicates import photograph
 from tests.data.test_inspection import file
+from tests.stages.inspected import Picture, Sets, levels, near_copies
 from tests.stages.small import Told
-
-Picture = Callable[..., bytes]
-Given = tuple[Sequence[bytes], Sequence[int] | None]
-NUM_CLASSES = 3
-PARTS = InspectPartsConfig()
-
-
-def photo(number: int, quality: int = 95) -> bytes:
-    sink = io.BytesIO()
-    photograph(number, 96, 64).save(sink, "JPEG", quality=quality)
-    return sink.getvalue()
-
-
-class Sets:
-    """Sets of images under a root, four images a part, and their inspection."""
-
-    def __init__(self, root: str, write_source: Callable[..., str]) -> None:
-        self.root, self._write = root, write_source
-
-    def images(self, name: str, data: Sequence[bytes], labels: Sequence[int] | None = None, **ingest: Any) -> str:
-        paths = [f"{name}-{number}.jpg" for number in range(len(data))]
-        source = self._write(f"{self.root}/sources/{name}.parquet", data, labels, paths)
-        given = {"num_classes": None if labels is None else NUM_CLASSES, "images_per_part": 4, **ingest}
-        config = PrepareConfig(ingest=IngestConfig(**given), max_bad_fraction=1)
-        stages.prepare(config, {"source": source}, self.root)
-        return artifact_url(config, input_digests({"source": source}), self.root)
-
-    def inputs(self, **images: str) -> dict[str, str]:
-        looked_at = {}
-        for name, url in images.items():
-            stages.inspect_parts(PARTS, {"images": url}, self.root)
-            looked_at[name] = artifact_url(PARTS, input_digests({"images": url}), self.root)
-        return inspection_inputs(images, looked_at)
-
-    def inspect(self, told: Any = None, config: Any = None, **images: str) -> Artifact:
-        inputs, config = self.inputs(**images), config or InspectConfig()
-        stages.inspect(config, inputs, self.root, *([told] if told else []))
-        return Artifact.open(artifact_url(config, input_digests(inputs), self.root))
-
-    def of(self, config: Any = None, **sets: Given) -> dict[str, Any]:
-        """The numbers of an inspection of these images and labels."""
-        images = {name: self.images(name, *given) for name, given in sets.items()}
-        return json.loads(self.inspect(config=config, **images).folder.read("inspection.json"))
-
-
-@pytest.fixture
-def sets(memory_root: str, write_source: Callable[..., str]) -> Sets:
-    return Sets(memory_root, write_source)
-
-
-def levels(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(finding["level"], finding["text"]) for finding in found["findings"]]
-
-
-# counts
 
 
 def test_classes_sizes_formats_and_damage_are_counted(sets: Sets, picture: Picture) -> None:
@@ -155,104 +94,6 @@ def test_nothing_stands_out_of_clean_sets(sets: Sets, picture: Picture) -> None:
 # repeats and leaks
 
 
-@pytest.mark.parametrize("rows_at_once", [inspect_repeats.ROWS_AT_ONCE, 5])
-def test_equal_bytes_within_and_across_sets(
-    sets: Sets, picture: Picture, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
-) -> None:
-    monkeypatch.setattr(inspect_repeats, "ROWS_AT_ONCE", rows_at_once)
-    numbers = {"labelled": [0, 1, 2, 3, 4, 5], "test": [3, 10, 11], "unlabelled": [20, 21, 20, 20, 21, 3, 10, 5, 22]}
-    given = {
-        "labelled": ([picture(n) for n in numbers["labelled"]], [n % 3 for n in numbers["labelled"]]),
-        "test": ([picture(n) for n in numbers["test"]], [1, 2, 0]),  # 3 is of class 0 in labelled
-        "unlabelled": ([picture(n) for n in numbers["unlabelled"]], None),
-    }
-    found = sets.of(**given)
-    assert {name: counts["repeated"] for name, counts in found["sets"].items()} == {
-        "labelled": 0,
-        "test": 0,
-        "unlabelled": 3,
-    }
-    assert {(p["first"], p["second"]): (p["num_images"], p["num_other_label"]) for p in found["shared"]} == {
-        ("labelled", "unlabelled"): (2, 0),
-        ("labelled", "test"): (1, 1),
-        ("unlabelled", "test"): (2, 0),
-    }
-    assert found["leaks"] == 3
-    assert levels(found)[:3] == [
-        ("error", "test: 1 image also in labelled, with equal bytes: remove them from one of the two"),
-        ("error", "test: 2 images also in unlabelled, with equal bytes: a run leaves them out"),
-        ("warning", "labelled: 1 image with another label in test"),
-    ]
-
-
-def test_leaks_are_refused_unless_allowed(sets: Sets, picture: Picture) -> None:
-    labels = [0, 1, 2]
-    labelled = sets.images("labelled", [picture(n) for n in (1, 2, 3)], labels)
-    leaking = sets.inspect(labelled=labelled, test=sets.images("test", [picture(n) for n in (3, 4, 5)], [2, 0, 1]))
-    with pytest.raises(DataError, match=r"test: 1 image also in labelled.*--allow-leaks"):
-        refuse_leaks(leaking.url, allowed=False)
-    refuse_leaks(leaking.url, allowed=True)
-    clean = sets.inspect(labelled=labelled, test=sets.images("other", [picture(n) for n in (6, 7, 8)], labels))
-    refuse_leaks(clean.url, allowed=False)
-
-
-def test_validation_and_test_may_share_images_with_a_warning(sets: Sets, picture: Picture) -> None:
-    found = sets.of(
-        validation=([picture(n) for n in (1, 2, 3)], [0, 1, 2]), test=([picture(n) for n in (3, 4, 5)], [2, 0, 1])
-    )
-    assert found["leaks"] == 0
-    assert levels(found) == [("warning", "validation: 1 image also in test, with equal bytes")]
-
-
-def test_damaged_images_are_no_repeats(sets: Sets, picture: Picture) -> None:
-    found = sets.of(unlabelled=([b"", b"", picture(1)], None), images=([b"", picture(2)], None))
-    assert found["shared"] == []
-    assert [counts["repeated"] for counts in found["sets"].values()] == [0, 0]
-
-
-# looks
-
-
-def near_copies() -> dict[str, Given]:
-    """Of the unlabelled images two are test images compressed again, one is a test image, two are of photograph 9."""
-    unlabelled = [photo(n) for n in (8, 9, 11, 12)] + [photo(9, 50), photo(5, 60), photo(6, 60), photo(4)]
-    return {"unlabelled": (unlabelled, None), "test": ([photo(n) for n in (4, 5, 6, 23)], [0, 1, 2, 0])}
-
-
-def test_near_copies_are_told_but_no_leak(sets: Sets) -> None:
-    found = sets.of(**near_copies())
-    assert found["near"] == [{"evaluation": "test", "training": "unlabelled", "num_images": 2}]
-    assert found["sets"]["unlabelled"]["look_alikes"] == 1
-    assert found["sets"]["test"]["look_alikes"] == 0
-    assert found["leaks"] == 1  # equal bytes
-    texts = [text for level, text in levels(found) if level == "warning"]
-    assert texts == ["unlabelled: 2 images much like one of test: the pictures show whether they are copies"]
-
-
-def test_without_a_radius_bytes_alone_count(sets: Sets) -> None:
-    found = sets.of(config=InspectConfig(near_radius=None), **near_copies())
-    assert found["near"] == [] and found["leaks"] == 1
-    assert not any("look" in text for _, text in levels(found))
-
-
-def test_where_a_set_looks_alike_the_hash_tells_no_copies(sets: Sets) -> None:
-    given = near_copies()
-    test = ([photo(4), photo(4, 60), photo(5), photo(6)], [0, 1, 2, 0])
-    found = sets.of(unlabelled=given["unlabelled"], test=test)
-    assert found["near"] == [{"evaluation": "test", "training": "unlabelled", "num_images": None}]
-    assert any("the hash cannot tell copies" in text for _, text in levels(found))
-
-
-def test_sets_too_large_to_compare_say_so(sets: Sets) -> None:
-    found = sets.of(config=InspectConfig(max_near_images=5), **near_copies())
-    assert found["sets"]["unlabelled"]["look_alikes"] is None
-    assert found["near"][0]["num_images"] == 2  # these are looked for part by part
-    assert ("note", "unlabelled: more than 5 images: look-alikes are not looked for") in levels(found)
-
-
-# pictures and page
-
-
 def test_the_page_has_everything_within(sets: Sets) -> None:
     told = Told([])
     images = {name: sets.images(name, *given) for name, given in near_copies().items()}
@@ -327,10 +168,3 @@ def test_no_picture_is_needed(sets: Sets) -> None:
     artifact = sets.inspect(images=sets.images("images", [b"words"]))
     assert json.loads(artifact.folder.read("inspection.json"))["sets"]["images"]["drops"] == {"not_an_image": 1}
     assert "images-0.jpg" in artifact.folder.read("inspection.html").decode()
-
-
-def test_flat_images_have_no_hash(sets: Sets) -> None:
-    sink = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(sink, "PNG")
-    found = sets.of(images=([sink.getvalue(), sink.getvalue()], None))
-    assert (found["sets"]["images"]["repeated"], found["sets"]["images"]["look_alikes"]) == (1, 0)
