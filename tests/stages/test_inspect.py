@@ -91,7 +91,7 @@ def test_nothing_stands_out_of_clean_sets(sets: Sets, picture: Picture) -> None:
     assert found["sets"]["unlabelled"]["num_unlabelled"] == 10
 
 
-# repeats and leaks
+# pictures and page
 
 
 def test_the_page_has_everything_within(sets: Sets) -> None:

@@ -101,9 +101,6 @@ def test_sets_too_large_to_compare_say_so(sets: Sets) -> None:
     assert ("note", "unlabelled: more than 5 images: look-alikes are not looked for") in levels(found)
 
 
-# pictures and page
-
-
 def test_flat_images_have_no_hash(sets: Sets) -> None:
     sink = io.BytesIO()
     Image.new("RGB", (8, 8), "red").save(sink, "PNG")
