@@ -71,6 +71,7 @@ STUDIES = {
     "step": Study("The ladder's first step (5,000 labels)", "cifar10", "labels-500", {FULL: {}}, num_iterations=1),
     "ablations": Study("What each kind of noise is worth", "cifar10", "labels-500", ABLATIONS, num_iterations=1),
     "wrn": Study("WRN-28-2, rounds from scratch (4,000 labels)", "cifar10_wrn", "labels-400", {FULL: {}}),
+    "wrn_step": Study("WRN-28-2, one round (4,000 labels)", "cifar10_wrn", "labels-400", {FULL: {}}, num_iterations=1),
     "mismatched": Study(
         "Unlabelled images of other classes (six animals, 2,400 labels)", "cifar10_mismatched", "mismatched", MISMATCHED
     ),

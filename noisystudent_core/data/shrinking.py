@@ -11,12 +11,14 @@ JPEG_QUALITY = 95
 
 
 def shrunk(data: bytes, shorter_side_px: int, max_pixels: int) -> tuple[bytes, int, int]:
-    """An image file whose shorter side has so many pixels, and its height and width.
+    """An image file whose shorter side has at most so many pixels, and its height and width, upright.
 
-    It is upright. A JPEG stays one, at quality 95 without subsampling of colour; all else becomes PNG. Raises as
-    `decode_image` does.
+    A JPEG stays one, at quality 95 without subsampling of colour; all else becomes PNG. Smaller images stay as they
+    are. Raises as `decode_image` does.
     """
     image = decode_image(data, max_pixels=max_pixels)
+    if min(image.shape[1:]) <= shorter_side_px:
+        return data, image.shape[1], image.shape[2]
     height, width = (max(1, round(shorter_side_px * side / min(image.shape[1:]))) for side in image.shape[1:])
     # bicubic and antialiased, in integer arithmetic and clipped, as where images are read
     smaller = interpolate(image[None], [height, width], mode="bicubic", antialias=True)[0]
