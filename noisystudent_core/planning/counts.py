@@ -24,6 +24,7 @@ class Images:
     per_file: tuple[int, ...]
     num_bytes: int
     is_exact: bool = True
+    is_prepared: bool = False  # an artifact's parts, which are taken over as they are
 
     @property
     def number(self) -> int:
@@ -57,9 +58,10 @@ def count(url: str) -> Images:
     """Count the images of a source; raises `SourceError` where there is none."""
     files = list_source(url)
     num_bytes = sum(file.num_bytes for file in files)
-    if {file.kind for file in files} <= {"parquet", "part"}:
+    kinds = {file.kind for file in files}
+    if kinds <= {"parquet", "part"}:
         rows, is_exact = _by_footers(files)
-        return Images(rows, num_bytes, is_exact)
+        return Images(rows, num_bytes, is_exact, is_prepared=kinds == {"part"})
     if files[0].kind in ("tar", "folder"):
         each = _sampled_bytes(files[0]) + TAR_HEADER * (files[0].kind == "tar")
         return Images(tuple(round(file.num_bytes / each) for file in files), num_bytes, is_exact=False)

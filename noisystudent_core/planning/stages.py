@@ -16,7 +16,7 @@ def lay_out(config: NoisyStudentConfig, sources: Mapping[str, Images], machine: 
     """Every stage of a run with what it has to do, each after those that it waits for."""
     layout = Layout(config, sources, machine, nets)
     measurements = Measurements(layout)
-    for split in layout.sets:
+    for split in sorted(layout.sets, key=lambda split: split == "labelled"):
         _prepare(layout, split)
     before = models.first_model(layout, "teacher", config.teacher, config.fit_teacher())
     baselines = models.baselines(layout)
@@ -40,10 +40,12 @@ def _prepare(layout: Layout, split: str) -> None:
     shared = split == "validation" and split not in layout.sources  # taken in with the labelled images
     source = layout.sources.get(split, images)
     probe = probes.of_images("ingest", probes.rounded(source.bytes_each))
+    evaluation = tuple(f"prepare {other}" for other in layout.sets if other in ("validation", "test"))
     layout.add(
         Stage(
             name=f"prepare {split}",
-            work=() if shared else (Work(probe, source.number, f"{source.number:,} images"),),
+            after=evaluation if split == "labelled" else (),
+            work=() if shared or source.is_prepared else (Work(probe, source.number, f"{source.number:,} images"),),
             images=images.number,
             parts=images.num_parts(settings.images_per_part, settings.bytes_per_part),
             storage_bytes=images.num_bytes,

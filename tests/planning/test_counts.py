@@ -44,6 +44,7 @@ def test_folders_are_estimated_by_a_few_images(tmp_path: Path, picture: Callable
 def test_a_prepared_artifact_is_counted(sources: dict[str, str], root: str) -> None:
     prepare(PrepareConfig(ingest=IngestConfig(images_per_part=7)), {"source": sources["unlabelled"]}, root, out=root)
     assert count(root).per_file == (7, 7, 7, 7, 2)
+    assert count(root).is_prepared and not count(sources["unlabelled"]).is_prepared
     assert len(sample(root, 9)) == 9
 
 

@@ -1,5 +1,7 @@
 """Algorithm 1 on paper: the stages, their order and their amounts."""
 
+from dataclasses import replace
+
 import pytest
 
 from noisystudent_core.config.shares import num_groups
@@ -50,6 +52,14 @@ def test_each_stage_waits_for_stages_before_it() -> None:
     for name, stage in laid_out("imagenet_l2", DIGITS | {"labelled": 4096}).items():
         assert set(stage.after) <= set(names)
         names.append(name)
+
+
+def test_what_is_prepared_is_taken_over_for_nothing() -> None:
+    sources = {split: assumed(number, 1000, 1000) for split, number in DIGITS.items()}
+    sources["unlabelled"] = replace(sources["unlabelled"], is_prepared=True)
+    stages = {stage.name: stage for stage in lay_out(configure("digits"), sources, GPU, nets)}
+    assert amounts(stages["prepare unlabelled"]) == []
+    assert amounts(stages["prepare test"]) == [5000]
 
 
 def test_without_a_validation_source_the_labelled_images_are_divided() -> None:
