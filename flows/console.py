@@ -12,7 +12,7 @@ from typing import Any
 from noisystudent_core.errors import NoisyStudentError
 from noisystudent_core.storage.secrets import refuse_any_secrets
 from tasks import servers
-from tasks.services import Servers, environment, home_folder, servers_at
+from tasks.services import Servers, environment, home_folder, mlflow_page, servers_at
 
 SENDING_S = 5.0  # at most, for what Prefect still has to tell its server
 DEPLOYMENT = "noisy-student/iterate"
@@ -99,4 +99,4 @@ def _table(client: Any, run_id: Any) -> Rows:
 
 def addresses(started: Servers) -> str:
     """Where to look."""
-    return f"Prefect: {started.prefect_url}\nMLflow:  {started.mlflow_url}"
+    return f"Prefect: {started.prefect_url}\nMLflow:  {mlflow_page(started)}"

@@ -33,6 +33,8 @@ MLFLOW_ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 SERVED = ("http://", "https://")
+EXPERIMENT = "noisy-student"
+TRAINING = "workflowType=machine_learning"  # in the address of a page of MLflow's, which else shows its GenAI menus
 UI_URL = "NOISY_STUDENT_MLFLOW_UI_URL"  # for links alone, as PREFECT_UI_URL is
 FLUSH_SECONDS = 2.0
 RETRY_SECONDS = 3.0

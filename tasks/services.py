@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tasks.mlflow_connection import EXPERIMENT, TRAINING
 from tasks.processes import Command, Record, ServerError, start_time
 
 WORK_POOL = "noisy-student"
@@ -220,6 +221,16 @@ def fetch(url: str, body: dict[str, Any] | None = None, timeout_s: float = 3.0) 
         return json.loads(text)
     except ValueError:
         return text
+
+
+def mlflow_page(servers: Servers) -> str:
+    """Where MLflow has the charts of all runs; its first page, where there was no run yet."""
+    url = f"{servers.mlflow_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}"
+    found = fetch(url)
+    if not isinstance(found, dict) or "experiment" not in found:
+        return servers.mlflow_url
+    number = found["experiment"]["experiment_id"]
+    return f"{servers.mlflow_url}/#/experiments/{number}/runs?compareRunsMode=CHART&{TRAINING}"
 
 
 def _is_online(servers: Servers, since: float) -> bool:

@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tasks.mlflow_connection import (
+    EXPERIMENT,
+    TRAINING,
     Guard,
     MetricSender,
     Status,
@@ -53,7 +55,7 @@ class Tracker:
     """Where runs are tracked; two strings, cheap to build and to send anywhere."""
 
     tracking_uri: str
-    experiment: str = "noisy-student"
+    experiment: str = EXPERIMENT
 
     def client(self) -> "MlflowClient":
         """The process's MLflow client of this address."""
@@ -173,7 +175,7 @@ class Tracker:
 
     def ui_url(self, page: str) -> str | None:
         """The address of a page of MLflow's UI; None where the tracking address is a database."""
-        return self._shown(f"#/{page}")
+        return self._shown(f"#/{page}?{TRAINING}")
 
     def _shown(self, path: str) -> str | None:
         address = ui_address(self.tracking_uri)

@@ -232,16 +232,20 @@ def test_default_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_links_have_the_address_that_browsers_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside = Tracker("http://mlflow:5000")
-    assert inside.ui_url("models/a") == "http://mlflow:5000/#/models/a"
-    assert Tracker("https://me:hush@mlflow:5000/").ui_url("models/a") == "https://mlflow:5000/#/models/a"
+    assert inside.ui_url("models/a") == "http://mlflow:5000/#/models/a?workflowType=machine_learning"
+    assert (
+        Tracker("https://me:hush@mlflow:5000/").ui_url("models/a")
+        == "https://mlflow:5000/#/models/a?workflowType=machine_learning"
+    )
     monkeypatch.setenv("NOISY_STUDENT_MLFLOW_UI_URL", "https://me:hush@mlflow.example.org/")
-    assert inside.ui_url("models/a") == "https://mlflow.example.org/#/models/a"
+    assert inside.ui_url("models/a") == "https://mlflow.example.org/#/models/a?workflowType=machine_learning"
     picture = "https://mlflow.example.org/get-artifact?path=figures/grid.png&run_uuid=12"
     assert inside.figure_url("12", "grid") == picture
     tracker = Tracker(f"sqlite:///{tmp_path}/mlflow.db")  # the server behind that address reads this database
     run_id = opened(tracker)
     experiment = tracker.client().get_run(run_id).info.experiment_id
-    assert tracker.run_url(run_id) == f"https://mlflow.example.org/#/experiments/{experiment}/runs/{run_id}"
+    page = f"https://mlflow.example.org/#/experiments/{experiment}/runs/{run_id}?workflowType=machine_learning"
+    assert tracker.run_url(run_id) == page
     monkeypatch.setenv("NOISY_STUDENT_MLFLOW_UI_URL", "me:hush@mlflow.example.org")
     with pytest.raises(ConfigurationError, match="must begin with http:// or https://; unset it") as error:
         mlflow_connection.check_ui_address()

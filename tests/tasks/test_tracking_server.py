@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from noisystudent_core import stages
 from tasks import mlflow_connection, running
 from tasks.progress import Progress
 from tasks.running import _listener
+from tasks.services import Servers, mlflow_page
 from tasks.tracking import StageRun, Tracker
 from tests.stages.conftest import data, small
 from tests.stages.small import FIT, Small
@@ -254,7 +256,18 @@ def test_run_address_opens_in_the_ui(server: Server) -> None:
     tracker = Tracker(server.uri)
     run_id = opened(tracker)
     experiment_id = tracker.client().get_run(run_id).info.experiment_id
-    assert tracker.run_url(run_id) == f"{server.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+    page = f"{server.uri}/#/experiments/{experiment_id}/runs/{run_id}"
+    assert tracker.run_url(run_id) == f"{page}?workflowType=machine_learning"
+
+
+def test_page_of_all_runs_is_known_once_there_is_one(server: Server, tmp_path: Path) -> None:
+    local = Servers(home=tmp_path, prefect_url="", mlflow_url=server.uri)
+    run_id = opened(tracker := Tracker(server.uri))
+    experiment_id = tracker.client().get_run(run_id).info.experiment_id
+    runs = f"{server.uri}/#/experiments/{experiment_id}/runs"
+    assert mlflow_page(local) == f"{runs}?compareRunsMode=CHART&workflowType=machine_learning"
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert mlflow_page(replace(local, mlflow_url=nobody)) == nobody
 
 
 def test_server_keeps_tables(server: Server) -> None:
