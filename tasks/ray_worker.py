@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from noisystudent_core import interruption
-from noisystudent_core.errors import NoisyStudentError, WorkerDiedError, by_name
+from noisystudent_core.errors import InterruptedFitError, NoisyStudentError, WorkerDiedError, by_name
 from noisystudent_core.events import silent
 from noisystudent_core.storage.filesystem import Folder
 from noisystudent_core.storage.sources import source_digest
@@ -97,7 +97,9 @@ class RayWorker:
     @ray.method(concurrency_group="say")
     def fail(self, rank: int, name: str, message: str) -> None:
         """Note the error of a process of the fit that this one leads."""
-        self._errors[rank] = by_name(name, message)
+        error = self._errors[rank] = by_name(name, message)
+        if self._asked_to_stop and isinstance(error, InterruptedFitError):
+            self._note("error", type=name, message=message)  # now: Ray Train takes seconds to end, that may not be left
 
     @ray.method(concurrency_group="stop")
     def stop(self) -> bool:
