@@ -176,7 +176,7 @@ def test_closing_ends_the_worker_in_the_middle_of_a_stage(root: str, fit_inputs:
 
 
 def test_a_silent_worker_is_ended(root: str) -> None:
-    silent = LocalEngine(silence_s=0.2)  # less than a worker needs to start
+    silent = LocalEngine(silence_s=0.005)  # less than Python needs to start
     others = set(workers_of(os.getpid()))
     with pytest.raises(WorkerDiedError, match=r"said nothing for 0 s, the limit of NOISY_STUDENT_WORKER_SILENCE_S"):
         silent.run("prepare", LABELLED, {"source": "nowhere"}, root)
